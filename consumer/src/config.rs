@@ -1,0 +1,157 @@
+//! The worker's settings: flags and environment variables of the same name, checked together at start.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use protocol::amqp::AmqpUrl;
+use protocol::settings::{BadSetting, BrokerSettings, LogSettings, duration};
+use protocol::topology::Topology;
+
+/// Half of RabbitMQ's own consumer timeout of 30 minutes, after which it takes a delivery back.
+const SAFE_TIME_LIMIT: Duration = Duration::from_mins(15);
+
+/// Runs tasks from RabbitMQ
+#[derive(Parser)]
+#[command(name = "consumer", version)]
+pub struct Cli {
+    /// Without one it serves.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// Settings.
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
+/// What else the binary does.
+#[derive(Subcommand)]
+pub enum Command {
+    /// Ask the worker of these settings whether it is ready
+    Healthcheck,
+}
+
+/// The settings as given.
+#[derive(Args)]
+pub struct Settings {
+    #[command(flatten)]
+    broker: BrokerSettings,
+
+    /// What and how to log.
+    #[command(flatten)]
+    pub log: LogSettings,
+
+    /// Where health and metrics listen
+    #[arg(long, env = "CONSUMER_LISTEN", default_value = "127.0.0.1:8081")]
+    pub consumer_listen: SocketAddr,
+
+    /// Tasks that run at once; shared out among the queues as prefetch
+    #[arg(long, env = "CONCURRENCY", default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..))]
+    concurrency: u16,
+
+    /// How long a task may run when it does not say
+    #[arg(long, env = "TIME_LIMIT", default_value = "5m", value_parser = duration)]
+    time_limit: Duration,
+
+    /// The longest time limit; a task that asks for more gets this
+    #[arg(long, env = "MAX_TIME_LIMIT", default_value = "15m", value_parser = duration)]
+    max_time_limit: Duration,
+
+    /// The largest result, in bytes of JSON
+    #[arg(long, env = "MAX_RESULT_BYTES", default_value_t = 1024 * 1024)]
+    max_result_bytes: usize,
+
+    /// How long running tasks have after SIGTERM; a second signal ends at once
+    #[arg(long, env = "SHUTDOWN_GRACE", default_value = "30s", value_parser = duration)]
+    shutdown_grace: Duration,
+
+    /// The worker's name, unique among the living [default: errand-<pid>@<host>]
+    #[arg(long, env = "WORKER_NAME")]
+    worker_name: Option<String>,
+
+    /// Register the tasks that crash, panic and block, to try what then happens
+    #[arg(long, env = "ENABLE_FAULT_TASKS", default_value_t = false, action = clap::ArgAction::Set)]
+    pub enable_fault_tasks: bool,
+}
+
+/// The settings, checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The broker.
+    pub amqp_url: AmqpUrl,
+    /// The names on it.
+    pub topology: Topology,
+    /// The queues that are served.
+    pub queues: Vec<String>,
+    /// Where health and metrics listen.
+    pub listen: SocketAddr,
+    /// Tasks that run at once.
+    pub concurrency: u16,
+    /// The hard time limit of a task that names none.
+    pub time_limit: Duration,
+    /// The longest hard time limit.
+    pub max_time_limit: Duration,
+    /// The largest result, in bytes of JSON.
+    pub max_result_bytes: usize,
+    /// How long running tasks have at the end.
+    pub shutdown_grace: Duration,
+    /// The worker's name.
+    pub worker_name: String,
+}
+
+impl Settings {
+    /// Checks the settings together.
+    ///
+    /// # Errors
+    /// The first that cannot be used, by its name.
+    pub fn check(&self) -> Result<Config, BadSetting> {
+        if self.time_limit > self.max_time_limit || self.time_limit.is_zero() {
+            return Err(BadSetting::Limit("TIME_LIMIT must be above zero and at most MAX_TIME_LIMIT"));
+        }
+        if self.max_time_limit > SAFE_TIME_LIMIT {
+            tracing::warn!(
+                "MAX_TIME_LIMIT is above 15m: the broker takes a delivery back after its consumer_timeout, 30m by default"
+            );
+        }
+        Ok(Config {
+            amqp_url: self.broker.url()?,
+            topology: self.broker.topology(),
+            queues: self.broker.queues()?,
+            listen: self.consumer_listen,
+            concurrency: self.concurrency,
+            time_limit: self.time_limit,
+            max_time_limit: self.max_time_limit,
+            max_result_bytes: self.max_result_bytes,
+            shutdown_grace: self.shutdown_grace,
+            worker_name: self.worker_name.clone().unwrap_or_else(default_name),
+        })
+    }
+}
+
+fn default_name() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let host = host.trim();
+    format!("errand-{}@{}", std::process::id(), if host.is_empty() { "localhost" } else { host })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(args: &[&str]) -> Result<Config, BadSetting> {
+        Cli::try_parse_from(std::iter::once(&"consumer").chain(args)).unwrap().settings.check()
+    }
+
+    #[test]
+    fn the_defaults_are_those_of_the_manual() {
+        let config = check(&[]).unwrap();
+        assert_eq!((config.concurrency, config.time_limit), (256, Duration::from_mins(5)));
+        assert!(config.worker_name.starts_with(&format!("errand-{}@", std::process::id())));
+    }
+
+    #[test]
+    fn the_time_limit_is_within_its_maximum() {
+        let error = check(&["--time-limit", "20m"]).unwrap_err().to_string();
+        assert!(error.contains("TIME_LIMIT"), "{error}");
+        assert!(check(&["--time-limit", "20m", "--max-time-limit", "20m"]).is_ok());
+    }
+}

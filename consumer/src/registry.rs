@@ -1,0 +1,182 @@
+//! Which handler runs which task, and the erasure of their types.
+//!
+//! It neither catches panics nor keeps time: both are the worker's.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use serde_json::value::{RawValue, to_raw_value};
+
+use crate::args::{InvalidArguments, from_call};
+use crate::context::Context;
+use crate::handler::{Handler, TaskError};
+
+/// A [`Handler`] without its types. Every handler is one.
+pub trait ErasedHandler: Send + Sync {
+    /// Runs one attempt, from JSON to JSON. The arguments are parsed when the future is first polled, so that a panic
+    /// in parsing them is the run's.
+    fn call(
+        self: Arc<Self>,
+        args: Box<RawValue>,
+        kwargs: Box<RawValue>,
+        ctx: Context,
+    ) -> BoxFuture<'static, Result<Box<RawValue>, CallError>>;
+}
+
+impl<H: Handler> ErasedHandler for H {
+    fn call(
+        self: Arc<Self>,
+        args: Box<RawValue>,
+        kwargs: Box<RawValue>,
+        ctx: Context,
+    ) -> BoxFuture<'static, Result<Box<RawValue>, CallError>> {
+        Box::pin(async move {
+            let parsed = from_call(&args, &kwargs).map_err(CallError::InvalidArguments)?;
+            // A run may last; what it was called with is not held twice meanwhile.
+            drop((args, kwargs));
+            let output = self.run(parsed, ctx).await.map_err(CallError::Task)?;
+            to_raw_value(&output).map_err(CallError::Unserializable)
+        })
+    }
+}
+
+/// Why a call has no result.
+#[derive(Debug)]
+pub enum CallError {
+    /// The arguments do not fit the handler's; it was not run.
+    InvalidArguments(InvalidArguments),
+    /// The handler said so.
+    Task(TaskError),
+    /// What the handler returned is not JSON, for instance a map whose keys are not strings.
+    Unserializable(serde_json::Error),
+}
+
+impl From<CallError> for TaskError {
+    /// What is not the handler's own decision fails at once: the next attempt would meet the same.
+    fn from(error: CallError) -> Self {
+        match error {
+            CallError::Task(error) => error,
+            CallError::InvalidArguments(error) => Self::fail("InvalidArguments", error.to_string()),
+            CallError::Unserializable(error) => Self::fail("UnserializableResult", error.to_string()),
+        }
+    }
+}
+
+/// The tasks that a worker knows.
+#[derive(Default)]
+pub struct Registry {
+    handlers: BTreeMap<&'static str, Arc<dyn ErasedHandler>>,
+    duplicates: Vec<&'static str>,
+}
+
+impl Registry {
+    /// No task yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The same with one more task. When its name is taken, the earlier handler stays, and the name is one of the
+    /// [`duplicates`](Self::duplicates).
+    #[must_use]
+    pub fn register<H: Handler>(mut self, handler: H) -> Self {
+        if self.handlers.contains_key(H::NAME) {
+            self.duplicates.push(H::NAME);
+        } else {
+            self.handlers.insert(H::NAME, Arc::new(handler));
+        }
+        self
+    }
+
+    /// The handler of the task of that name.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<Arc<dyn ErasedHandler>> {
+        self.handlers.get(name).cloned()
+    }
+
+    /// The names of all tasks, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &'static str> {
+        self.handlers.keys().copied()
+    }
+
+    /// Names that were registered again. A worker refuses to start when there are any: which handler was meant is
+    /// anyone's guess.
+    #[must_use]
+    pub fn duplicates(&self) -> &[&'static str] {
+        &self.duplicates
+    }
+}
+
+impl std::fmt::Debug for Registry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Registry").field("tasks", &self.handlers.keys()).field("duplicates", &self.duplicates).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashMap;
+
+    struct Greet(&'static str);
+
+    impl Handler for Greet {
+        const NAME: &'static str = "greet";
+        type Args = (String,);
+        type Output = String;
+
+        async fn run(&self, (name,): (String,), ctx: Context) -> Result<String, TaskError> {
+            if name.is_empty() {
+                return Err(TaskError::fail("NoName", "nobody to greet"));
+            }
+            Ok(format!("{} {name}, attempt {}", self.0, ctx.attempt()))
+        }
+    }
+
+    struct Pairs;
+
+    impl Handler for Pairs {
+        const NAME: &'static str = "pairs";
+        type Args = ();
+        type Output = HashMap<(u8, u8), u8>;
+
+        async fn run(&self, (): (), _: Context) -> Result<Self::Output, TaskError> {
+            Ok(HashMap::from([((1, 2), 3)]))
+        }
+    }
+
+    async fn call(registry: &Registry, name: &str, args: &str) -> Result<String, CallError> {
+        let raw = |json: &str| RawValue::from_string(json.to_owned()).unwrap();
+        let result = registry.get(name).unwrap().call(raw(args), raw("{}"), Context::for_test("t", 1).0).await?;
+        Ok(result.get().to_owned())
+    }
+
+    #[tokio::test]
+    async fn a_call_goes_from_json_to_json() {
+        let registry = Registry::new().register(Greet("hello"));
+        assert_eq!(call(&registry, "greet", r#"["Ada"]"#).await.unwrap(), r#""hello Ada, attempt 1""#);
+    }
+
+    #[tokio::test]
+    async fn a_call_without_a_result_says_whose_fault_it_is() {
+        let registry = Registry::new().register(Greet("hello")).register(Pairs);
+        for (name, args, kind) in [
+            ("greet", r#"[""]"#, "NoName"),
+            ("greet", "[1]", "InvalidArguments"),
+            ("pairs", "[]", "UnserializableResult"),
+        ] {
+            let error = TaskError::from(call(&registry, name, args).await.unwrap_err());
+            assert!(matches!(&error, TaskError::Fail { error } if error.kind == kind), "{error:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_name_registered_twice_is_told_and_the_first_stays() {
+        let registry = Registry::new().register(Greet("hello")).register(Pairs).register(Greet("bye"));
+        assert_eq!(registry.duplicates(), ["greet"]);
+        assert_eq!(registry.names().collect::<Vec<_>>(), ["greet", "pairs"]);
+        assert!(call(&registry, "greet", r#"["Ada"]"#).await.unwrap().contains("hello"));
+        assert!(registry.get("nobody").is_none());
+    }
+}

@@ -1,0 +1,47 @@
+//! The tasks that come with the worker, one file each, and the registry of them all.
+//!
+//! A task of one's own is one more file here and one more line in [`registry`].
+
+mod add;
+mod always_fails;
+mod block_thread;
+mod crash;
+mod echo;
+mod flaky;
+mod long_running_task;
+mod panic;
+mod seconds;
+mod sleep;
+
+use crate::registry::Registry;
+
+/// All tasks. The fault tasks harm the worker on purpose: they are for tests of it.
+#[must_use]
+pub fn registry(enable_fault_tasks: bool) -> Registry {
+    let tasks = Registry::new()
+        .register(add::Add)
+        .register(always_fails::AlwaysFails)
+        .register(echo::Echo)
+        .register(flaky::Flaky)
+        .register(long_running_task::LongRunningTask)
+        .register(sleep::Sleep);
+    if !enable_fault_tasks {
+        return tasks;
+    }
+    tasks.register(block_thread::BlockThread).register(crash::Crash).register(panic::Panic)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fault_tasks_are_there_on_demand_only() {
+        let harmless = ["add", "always_fails", "echo", "flaky", "long_running_task", "sleep"];
+        let faults = ["block_thread", "crash", "panic"];
+        assert!(registry(false).names().eq(harmless));
+        let all = registry(true);
+        assert!(harmless.iter().chain(&faults).all(|name| all.get(name).is_some()));
+        assert!(all.duplicates().is_empty());
+    }
+}

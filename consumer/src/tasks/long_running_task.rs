@@ -1,0 +1,103 @@
+//! `long_running_task(data, seconds=10)`: works for that long, tells its progress each second, and returns `data`
+//! doubled: twice a number, a string repeated.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::Value;
+use tokio::time::Instant;
+
+use super::add::sum;
+use super::seconds::{WholeSeconds, wait_until};
+use crate::context::Context;
+use crate::handler::{Handler, TaskError};
+
+pub(crate) struct LongRunningTask;
+
+#[derive(Deserialize)]
+pub(crate) struct Args {
+    data: Value,
+    #[serde(default = "ten_seconds")]
+    seconds: WholeSeconds,
+}
+
+fn ten_seconds() -> WholeSeconds {
+    WholeSeconds(10)
+}
+
+impl Handler for LongRunningTask {
+    const NAME: &'static str = "long_running_task";
+    type Args = Args;
+    type Output = Value;
+
+    async fn run(&self, Args { data, seconds: WholeSeconds(total) }: Args, ctx: Context) -> Result<Value, TaskError> {
+        // Before the work, so that data which cannot be doubled does not cost its time.
+        let doubled = doubled(data)?;
+        let started = Instant::now();
+        ctx.progress(0, total);
+        for second in 1..=total {
+            wait_until(started + Duration::from_secs(second), &ctx).await?;
+            ctx.progress(second, total);
+        }
+        Ok(doubled)
+    }
+}
+
+fn doubled(data: Value) -> Result<Value, TaskError> {
+    match data {
+        Value::Number(number) => sum(&number, &number).map(Value::Number),
+        Value::String(text) => Ok(Value::String(text.repeat(2))),
+        _ => Err(TaskError::fail("InvalidArguments", "argument `data`: neither a number nor a string")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::context::Cancelled;
+    use protocol::reply::Progress;
+    use serde_json::json;
+
+    fn args(data: Value, seconds: u64) -> Args {
+        Args { data, seconds: WholeSeconds(seconds) }
+    }
+
+    #[tokio::test]
+    async fn data_is_doubled() {
+        for (data, doubled) in [(json!(21), json!(42)), (json!(1.5), json!(3.0)), (json!("ab"), json!("abab"))] {
+            let result = LongRunningTask.run(args(data, 0), Context::for_test("t", 0).0).await;
+            assert_eq!(result.unwrap(), doubled);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_doubled_fails_before_the_work() {
+        for data in [json!(null), json!([1]), json!({}), json!(true)] {
+            let error = LongRunningTask.run(args(data, 3600), Context::for_test("t", 0).0).await.unwrap_err();
+            assert!(matches!(error, TaskError::Fail { error } if error.kind == "InvalidArguments"));
+        }
+    }
+
+    #[tokio::test]
+    async fn progress_starts_at_zero_and_ends_at_the_total() {
+        let (ctx, control) = Context::for_test("t", 0);
+        let mut progress = control.progress();
+        let at = |current| Some(Progress { current, total: Some(1), message: None });
+        let reports = async {
+            progress.changed().await.unwrap();
+            assert_eq!(*progress.borrow_and_update(), at(0));
+            progress.changed().await.unwrap();
+            assert_eq!(*progress.borrow_and_update(), at(1));
+        };
+        let (result, ()) = tokio::join!(LongRunningTask.run(args(json!(1), 1), ctx), reports);
+        assert_eq!(result.unwrap(), json!(2));
+    }
+
+    #[tokio::test]
+    async fn the_soft_time_limit_ends_it() {
+        let (ctx, control) = Context::for_test("t", 0);
+        control.cancel(Cancelled::SoftTimeLimit);
+        let error = LongRunningTask.run(args(json!(1), 3600), ctx).await.unwrap_err();
+        assert!(matches!(error, TaskError::Fail { error } if error.kind == "SoftTimeLimitExceeded"));
+    }
+}

@@ -1,0 +1,50 @@
+//! `sleep(seconds)`: waits, fractions included, and returns the seconds.
+
+use serde::Deserialize;
+use tokio::time::Instant;
+
+use super::seconds::{Seconds, wait_until};
+use crate::context::Context;
+use crate::handler::{Handler, TaskError};
+
+pub(crate) struct Sleep;
+
+#[derive(Deserialize)]
+pub(crate) struct Args {
+    seconds: Seconds,
+}
+
+impl Handler for Sleep {
+    const NAME: &'static str = "sleep";
+    type Args = Args;
+    type Output = f64;
+
+    async fn run(&self, Args { seconds: Seconds(time) }: Args, ctx: Context) -> Result<f64, TaskError> {
+        wait_until(Instant::now() + time, &ctx).await?;
+        Ok(time.as_secs_f64())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::context::Cancelled;
+    use std::time::Duration;
+
+    #[tokio::test]
+    async fn it_returns_after_the_time() {
+        let before = Instant::now();
+        let args = Args { seconds: Seconds(Duration::from_millis(20)) };
+        let slept = Sleep.run(args, Context::for_test("t", 0).0).await.unwrap();
+        assert!(before.elapsed() >= Duration::from_millis(20));
+        assert_eq!(slept.to_string(), "0.02");
+    }
+
+    #[tokio::test]
+    async fn a_revoked_one_ends_at_once() {
+        let (ctx, control) = Context::for_test("t", 0);
+        control.cancel(Cancelled::Revoked);
+        let error = Sleep.run(Args { seconds: Seconds(Duration::from_hours(1)) }, ctx).await.unwrap_err();
+        assert!(matches!(error, TaskError::Fail { error } if error.kind == "TaskRevoked"));
+    }
+}

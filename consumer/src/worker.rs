@@ -1,0 +1,154 @@
+//! The worker: takes deliveries, runs them, settles them, and ends gracefully.
+//!
+//! One direction: [`intake`] admits a delivery, [`run`] runs it, [`settle`] publishes what follows and acks. Nothing else
+//! acks.
+
+mod health;
+mod heartbeat;
+mod intake;
+mod run;
+mod runs;
+mod settle;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use metrics_exporter_prometheus::PrometheusBuilder;
+use protocol::amqp::{Broker, Fault, Publisher, QueueSpec, Subscribe, SubscriptionTask};
+use protocol::topology::Table;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use self::health::Health;
+use self::intake::Intake;
+use self::runs::Runs;
+use self::settle::Settle;
+use crate::config::Config;
+use crate::context::Cancelled;
+use crate::registry::Registry;
+
+/// What closing connections has after the last run.
+const CLOSE: Duration = Duration::from_secs(3);
+
+/// What all parts of the worker share.
+struct Worker {
+    config: Config,
+    registry: Registry,
+    runs: Runs,
+    slots: Arc<Semaphore>,
+    settle: Settle,
+    /// The runs, so that the end can wait for them.
+    tracker: TaskTracker,
+    /// Cancelled when the grace is over: what still runs is abandoned, unacked.
+    abandon: CancellationToken,
+}
+
+/// Serves until SIGTERM or SIGINT, then finishes what runs within the grace.
+///
+/// # Errors
+/// A task is registered twice, the health address is taken, or the broker's objects do not match this version.
+pub async fn serve(config: Config, registry: Registry) -> anyhow::Result<()> {
+    anyhow::ensure!(registry.duplicates().is_empty(), "tasks registered twice: {:?}", registry.duplicates());
+    let metrics = PrometheusBuilder::new().install_recorder().context("metrics")?;
+    let broker = Broker::new(config.amqp_url.clone(), &config.worker_name)?;
+    let table = config.topology.shared(&config.queues);
+    let (publisher, publishing) = Publisher::new(broker.clone(), table.clone());
+    let (consuming, deliveries, consuming_link) = SubscriptionTask::new(broker, subscribe(&config, table));
+    let worker = Arc::new(Worker::new(config, registry, publisher.clone()));
+
+    let (stop, close) = (CancellationToken::new(), CancellationToken::new());
+    let (faults, mut fatal) = mpsc::channel(2);
+    let links = TaskTracker::new();
+    links.spawn(report(publishing.run(close.clone()), faults.clone()));
+    links.spawn(report(consuming.run(stop.clone(), close.clone()), faults));
+    links.spawn(Intake::new(worker.clone(), stop.clone()).run(deliveries));
+    links.spawn(heartbeat::run(worker.clone(), publisher.clone(), stop.clone()));
+    let health = Health { publishing: publisher.watch(), consuming: consuming_link, metrics };
+    let listen = worker.config.listen;
+    let server = health::server(health, listen).with_context(|| format!("listen on {listen}"))?;
+    let handle = server.handle();
+    links.spawn(async move { drop(server.await) });
+    tracing::info!(worker = %worker.config.worker_name, %listen, queues = ?worker.config.queues, "worker serves");
+
+    let ended = until_told(&mut fatal).await;
+    stop.cancel();
+    worker.finish().await;
+    close.cancel();
+    links.close();
+    let _ = timeout(CLOSE, handle.stop(false)).await;
+    let _ = timeout(CLOSE, links.wait()).await;
+    tracing::info!("worker ends");
+    ended
+}
+
+impl Worker {
+    fn new(config: Config, registry: Registry, publisher: Publisher) -> Self {
+        Self {
+            settle: Settle::new(publisher, config.topology.clone(), config.worker_name.clone()),
+            slots: Arc::new(Semaphore::new(usize::from(config.concurrency))),
+            config,
+            registry,
+            runs: Runs::default(),
+            tracker: TaskTracker::new(),
+            abandon: CancellationToken::new(),
+        }
+    }
+
+    /// Lets what runs end within the grace. The rest stays unacked and is run again elsewhere.
+    async fn finish(&self) {
+        self.runs.cancel_all(Cancelled::Shutdown);
+        self.tracker.close();
+        let grace = self.config.shutdown_grace;
+        tracing::info!(running = self.tracker.len(), ?grace, "worker takes no more tasks");
+        tokio::select! {
+            () = self.tracker.wait() => {}
+            () = tokio::time::sleep(grace) => tracing::warn!(abandoned = self.tracker.len(), "the grace is over"),
+            () = next_signal() => tracing::warn!(abandoned = self.tracker.len(), "told twice to end"),
+        }
+        self.abandon.cancel();
+    }
+}
+
+/// The prefetch is shared by the queues: what is prefetched here runs nowhere else.
+fn subscribe(config: &Config, table: Table) -> Subscribe {
+    let count = u16::try_from(config.queues.len()).unwrap_or(u16::MAX);
+    let (each, rest) = (config.concurrency / count, config.concurrency % count);
+    let queues = config.queues.iter().zip(0_u16..);
+    let queues = queues
+        .map(|(queue, place)| QueueSpec {
+            name: config.topology.queue(queue),
+            prefetch: (each + u16::from(place < rest)).max(1),
+        })
+        .collect();
+    Subscribe { table, queues, consumer_tag: config.worker_name.chars().take(100).collect() }
+}
+
+async fn until_told(fatal: &mut mpsc::Receiver<Fault>) -> anyhow::Result<()> {
+    tokio::select! {
+        () = next_signal() => Ok(()),
+        Some(fault) = fatal.recv() => Err(fault.into()),
+    }
+}
+
+/// The next SIGTERM or SIGINT.
+async fn next_signal() {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+/// Passes on a fault that rebuilding cannot mend: it ends the process.
+async fn report(task: impl Future<Output = Result<(), Fault>>, faults: mpsc::Sender<Fault>) {
+    if let Err(fault) = task.await {
+        let _ = faults.try_send(fault);
+    }
+}

@@ -1,0 +1,45 @@
+//! Says every five seconds who this is, what it serves and what it runs.
+
+use std::sync::Arc;
+
+use protocol::amqp::{Publish, Publisher};
+use protocol::heartbeat::{HEARTBEAT_INTERVAL, Heartbeat};
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use super::Worker;
+
+/// Speaks until `stop`, at once after every new connection, and then says goodbye.
+pub(super) async fn run(worker: Arc<Worker>, publisher: Publisher, stop: CancellationToken) {
+    let mut link = publisher.watch();
+    let mut ticks = interval(HEARTBEAT_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while !stop.is_cancelled() {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            _ = ticks.tick() => speak(&worker, &publisher, false),
+            Ok(()) = link.changed() => speak(&worker, &publisher, false),
+        }
+    }
+    speak(&worker, &publisher, true);
+}
+
+fn speak(worker: &Worker, publisher: &Publisher, stopping: bool) {
+    let heartbeat = Heartbeat {
+        worker: worker.config.worker_name.clone(),
+        pid: std::process::id(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        queues: worker.config.queues.clone(),
+        tasks: worker.registry.names().map(str::to_owned).collect(),
+        concurrency: usize::from(worker.config.concurrency),
+        running: worker.runs.running(),
+        stopping,
+    };
+    match heartbeat.encode() {
+        Ok(message) => {
+            let exchange = worker.config.topology.workers();
+            let _ = publisher.publish_transient(Publish { exchange, routing_key: String::new(), message });
+        }
+        Err(error) => tracing::error!(%error, "a heartbeat that is not JSON"),
+    }
+}

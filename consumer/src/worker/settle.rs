@@ -1,0 +1,167 @@
+//! Publishes what follows an attempt and waits for the confirm. The ack comes after, so that nothing is lost between.
+
+use std::time::Duration;
+
+use protocol::amqp::{Publish, PublishError, Publisher};
+use protocol::backoff::Backoff;
+use protocol::dead_letter::{Verdict, dead_letter};
+use protocol::message::{DELAY, Message, truncate};
+use protocol::reply::{ErrorInfo, Reply, Report};
+use protocol::task::Task;
+use protocol::task::forward::{forward_of, retry_of};
+use protocol::timestamp::rfc3339;
+use protocol::topology::Topology;
+use time::OffsetDateTime;
+
+use crate::disposition::Disposition;
+
+/// A longer error message is cut in the reply.
+const MAX_ERROR_BYTES: usize = 512 * 1024;
+
+/// What was received.
+pub(super) struct Origin<'a> {
+    pub(super) task: &'a Task,
+    pub(super) message: &'a Message,
+    pub(super) queue: &'a str,
+}
+
+/// What follows.
+pub(super) enum Followup {
+    /// It is not due: it goes on waiting at the broker.
+    Forward(Duration),
+    /// The attempt that started then ended.
+    Disposed(Disposition, OffsetDateTime),
+}
+
+pub(super) struct Settle {
+    publisher: Publisher,
+    topology: Topology,
+    worker: String,
+}
+
+impl Settle {
+    pub(super) fn new(publisher: Publisher, topology: Topology, worker: String) -> Self {
+        Self { publisher, topology, worker }
+    }
+
+    /// Publishes all that follows, for as long as it takes: until then the delivery stays unacked.
+    pub(super) async fn publish(&self, origin: &Origin<'_>, followup: Followup) {
+        let publishes = match followup {
+            Followup::Forward(wait) => vec![self.task_publish(forward_of(origin.message, wait), origin.queue)],
+            Followup::Disposed(disposition, started_at) => self.dispose(origin, disposition, started_at),
+        };
+        futures_util::future::join_all(publishes.into_iter().map(|publish| self.confirmed(publish))).await;
+    }
+
+    /// Says that a task runs, or how far it is. May be lost.
+    pub(super) fn announce(&self, task: &Task, report: Report, seq: u32, started_at: OffsetDateTime) {
+        let reply = Reply { seq: Some(seq), ..self.reply(task, report, started_at) };
+        if let Some(mut publish) = reply_publish(task, &reply) {
+            publish.message.properties.persistent = false;
+            let _ = self.publisher.publish_transient(publish);
+        }
+    }
+
+    fn dispose(&self, origin: &Origin<'_>, disposition: Disposition, started_at: OffsetDateTime) -> Vec<Publish> {
+        let task = origin.task;
+        let now = OffsetDateTime::now_utc();
+        let (report, follow) = match disposition {
+            Disposition::Succeed(result) => (Report::Success(result), None),
+            Disposition::Revoke(reason) => (Report::Revoked { reason }, None),
+            Disposition::Retry { error, wait } => {
+                tracing::info!(task_id = %task.id, task = %task.task, attempt = task.retries, error = %brief(&error), ?wait, "retry");
+                let retry = retry_of(origin.message, task.retries.saturating_add(1), wait);
+                let report =
+                    Report::Retry { error: bounded(error), eta: now.checked_add(wait.try_into().unwrap_or_default()) };
+                (report, Some(self.task_publish(retry, origin.queue)))
+            }
+            Disposition::GiveUp(error) => {
+                tracing::warn!(task_id = %task.id, task = %task.task, attempt = task.retries, error = %brief(&error), "given up");
+                let letter = self.dead_letter(origin, &error, now);
+                (Report::Failure(bounded(error)), Some(letter))
+            }
+        };
+        metrics::counter!("errand_attempts_total", "state" => report.state().name()).increment(1);
+        let ended = report.state().is_terminal();
+        let reply = Reply { date_done: ended.then_some(now), ..self.reply(task, report, started_at) };
+        let reply = reply_publish(task, &reply).filter(|_| !task.ignore_result);
+        follow.into_iter().chain(reply).collect()
+    }
+
+    fn reply(&self, task: &Task, report: Report, started_at: OffsetDateTime) -> Reply {
+        Reply {
+            task_id: task.id.clone(),
+            report,
+            retries: Some(task.retries),
+            seq: Some(0),
+            worker: Some(self.worker.clone()),
+            started_at: Some(started_at),
+            date_done: None,
+            group_id: task.group.clone(),
+            parent_id: task.parent_id.clone(),
+        }
+    }
+
+    /// A task message goes to a delay queue when it names one, else straight to its queue.
+    fn task_publish(&self, message: Message, queue: &str) -> Publish {
+        let delayed = message.properties.headers.contains_key(DELAY);
+        let exchange = if delayed { self.topology.delay() } else { self.topology.tasks() };
+        Publish { exchange, routing_key: queue.to_owned(), message }
+    }
+
+    fn dead_letter(&self, origin: &Origin<'_>, error: &ErrorInfo, now: OffsetDateTime) -> Publish {
+        let at = rfc3339(now);
+        let verdict = Verdict {
+            error,
+            attempts: origin.task.retries.saturating_add(1),
+            worker: &self.worker,
+            queue: origin.queue,
+            at: &at,
+        };
+        let message = dead_letter(origin.message, &verdict);
+        Publish { exchange: self.topology.dead(), routing_key: origin.queue.to_owned(), message }
+    }
+
+    async fn confirmed(&self, publish: Publish) {
+        let mut backoff = Backoff::default();
+        loop {
+            self.publisher.ready().await;
+            match self.publisher.publish(publish.clone()).await {
+                Ok(()) => return,
+                // A reply queue goes with its client; then nobody wants the reply.
+                Err(PublishError::Returned(_)) if publish.exchange.is_empty() => {
+                    metrics::counter!("errand_unwanted_replies_total").increment(1);
+                    tracing::debug!(reply_to = %publish.routing_key, "nobody waits for this reply");
+                    return;
+                }
+                Err(error @ PublishError::Malformed(_)) => {
+                    tracing::error!(%error, "a message that cannot be published is dropped");
+                    return;
+                }
+                Err(error) => {
+                    tracing::debug!(%error, exchange = %publish.exchange, "will publish again");
+                    tokio::time::sleep(backoff.next_delay()).await;
+                }
+            }
+        }
+    }
+}
+
+/// To the queue that the task's sender named, through the default exchange.
+fn reply_publish(task: &Task, reply: &Reply) -> Option<Publish> {
+    let reply_to = task.reply_to.as_ref()?;
+    let correlation_id = task.correlation_id.as_deref().unwrap_or(&task.id);
+    let message = reply.encode(correlation_id, task.durable_reply);
+    Some(Publish { exchange: String::new(), routing_key: reply_to.clone(), message })
+}
+
+fn bounded(mut error: ErrorInfo) -> ErrorInfo {
+    if error.message.len() > MAX_ERROR_BYTES {
+        error.message = truncate(&error.message, MAX_ERROR_BYTES).to_owned();
+    }
+    error
+}
+
+fn brief(error: &ErrorInfo) -> String {
+    format!("{}: {}", error.kind, truncate(&error.message, 200))
+}

@@ -1,0 +1,33 @@
+//! The testbed: it starts a private RabbitMQ node, runs the built producer and consumer against it, and breaks each of
+//! them on purpose.
+//!
+//! It knows the services only from outside: their binaries, environment, HTTP and queues. So it depends on none of
+//! their crates, and a test cannot pass on what a client or an operator would not see. Everything that it starts dies
+//! with the process that started it ([`guard`]).
+#![allow(
+    clippy::missing_errors_doc,
+    reason = "an error here means that the test has failed; there is nothing to tell apart"
+)]
+
+pub mod broker;
+pub mod client;
+pub mod config;
+pub mod guard;
+pub mod load;
+pub mod pair;
+pub mod ports;
+pub mod procfs;
+pub mod proxy;
+pub mod service;
+pub mod up;
+
+pub use broker::Broker;
+pub use client::Client;
+pub use pair::Pair;
+pub use proxy::Proxy;
+pub use service::Service;
+
+use std::collections::BTreeMap;
+
+/// The environment of a process: all of it, nothing is inherited but what [`guard::PATH`] says.
+pub type Env = BTreeMap<String, String>;

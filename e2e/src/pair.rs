@@ -1,0 +1,206 @@
+//! Owns a test's fixture: a virtual host of its own, a producer and consumers, a scratch directory for the store.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use tempfile::TempDir;
+
+use crate::broker::{Broker, Depth, Endpoint};
+use crate::{Client, Env, Service, guard};
+
+/// The consumer's own grace is 30 s.
+const STOP: Duration = Duration::from_secs(40);
+
+static VHOSTS: AtomicU32 = AtomicU32::new(0);
+
+/// What a pair is to be started with. See [`Pair::on`].
+#[derive(Debug)]
+pub struct Builder {
+    broker: Endpoint,
+    vhost: String,
+    producer: Env,
+    consumer: Env,
+    consumers: usize,
+    producer_via: Option<SocketAddr>,
+    consumer_via: Option<SocketAddr>,
+}
+
+impl Builder {
+    /// Sets a variable of the producer.
+    #[must_use]
+    pub fn producer_env(mut self, name: &str, value: &str) -> Self {
+        self.producer.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
+    /// Sets a variable of every consumer.
+    #[must_use]
+    pub fn consumer_env(mut self, name: &str, value: &str) -> Self {
+        self.consumer.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
+    /// Sets a variable of both.
+    #[must_use]
+    pub fn env(self, name: &str, value: &str) -> Self {
+        self.producer_env(name, value).consumer_env(name, value)
+    }
+
+    /// How many consumers to start; one if nothing is said.
+    #[must_use]
+    pub fn consumers(mut self, count: usize) -> Self {
+        self.consumers = count;
+        self
+    }
+
+    /// The producer reaches the broker through this address, a proxy's.
+    #[must_use]
+    pub fn producer_via(mut self, proxy: SocketAddr) -> Self {
+        self.producer_via = Some(proxy);
+        self
+    }
+
+    /// The consumers reach the broker through this address, a proxy's.
+    #[must_use]
+    pub fn consumer_via(mut self, proxy: SocketAddr) -> Self {
+        self.consumer_via = Some(proxy);
+        self
+    }
+
+    /// Makes the virtual host, starts the services and waits until each is ready.
+    pub async fn start(self) -> Result<Pair> {
+        let dir = guard::scratch_dir("pair-")?;
+        self.broker.management.add_vhost(&self.vhost).await?;
+        let store = dir.path().join("errand.db");
+        let common = |via: Option<SocketAddr>| -> Env {
+            let url = self.broker.amqp_url_via(via.unwrap_or(self.broker.amqp), &self.vhost);
+            [("AMQP_URL".to_owned(), url), ("RUST_LOG".to_owned(), "info".to_owned())].into()
+        };
+        let mut producer_env = common(self.producer_via);
+        producer_env.insert("DATABASE_URL".to_owned(), format!("sqlite:{}", store.display()));
+        producer_env.extend(self.producer);
+        let mut consumer_env = common(self.consumer_via);
+        consumer_env.extend(self.consumer);
+        // The vhost goes with this, whatever fails from here on.
+        let vhost = Vhost { broker: self.broker, name: self.vhost };
+        let producer = Service::start("producer", "producer", dir.path(), &producer_env).await?;
+        let client = Client::new(producer.address())?;
+        let mut pair = Pair { client, producer, consumers: Vec::new(), consumer_env, store, vhost, dir };
+        for _ in 0..self.consumers {
+            pair.start_consumer(&[]).await?;
+        }
+        Ok(pair)
+    }
+}
+
+/// A producer and its consumers, running on a virtual host of their own. Dropping it kills them, deletes the virtual
+/// host and prints the end of each log, which the test harness shows when the test fails.
+///
+/// It does not borrow the broker: a test may stop that meanwhile.
+#[derive(Debug)]
+pub struct Pair {
+    client: Client,
+    /// The producer.
+    pub producer: Service,
+    /// The consumers in the order of their start.
+    pub consumers: Vec<Service>,
+    consumer_env: Env,
+    store: PathBuf,
+    // Dropped after the services, so that they do not see it go.
+    vhost: Vhost,
+    dir: TempDir,
+}
+
+impl Pair {
+    /// A pair on this broker, to be told more and then started.
+    #[must_use]
+    pub fn on(broker: &Broker) -> Builder {
+        let number = VHOSTS.fetch_add(1, Ordering::Relaxed);
+        Builder {
+            broker: broker.endpoint().clone(),
+            vhost: format!("test-{}-{number}", std::process::id()),
+            producer: Env::new(),
+            consumer: Env::new(),
+            consumers: 1,
+            producer_via: None,
+            consumer_via: None,
+        }
+    }
+
+    /// The producer's API.
+    #[must_use]
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// The virtual host's name.
+    #[must_use]
+    pub fn vhost(&self) -> &str {
+        &self.vhost.name
+    }
+
+    /// The broker as it is reached without a proxy.
+    #[must_use]
+    pub fn broker(&self) -> &Endpoint {
+        &self.vhost.broker
+    }
+
+    /// The producer's SQLite file.
+    #[must_use]
+    pub fn store(&self) -> &Path {
+        &self.store
+    }
+
+    /// The directory that the services run in.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The depth of a queue of this virtual host, by its full name.
+    pub async fn depth(&self, queue: &str) -> Result<Depth> {
+        self.broker().depth(self.vhost(), queue).await
+    }
+
+    /// Starts one more consumer, with these variables on top of the others, and waits until it is ready.
+    pub async fn start_consumer(&mut self, env: &[(&str, &str)]) -> Result<&mut Service> {
+        let mut all = self.consumer_env.clone();
+        all.extend(env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        let name = format!("consumer-{}", self.consumers.len() + 1);
+        let consumer = Service::start("consumer", &name, self.dir.path(), &all).await?;
+        self.consumers.push(consumer);
+        self.consumers.last_mut().context("just pushed")
+    }
+
+    /// Kills the producer if it still runs and starts it again on the same store and port.
+    pub async fn restart_producer(&mut self) -> Result<()> {
+        self.producer.restart().await
+    }
+
+    /// Ends every service with SIGTERM. One that does not exit with 0 is an error.
+    pub async fn stop(mut self) -> Result<()> {
+        for service in self.consumers.iter_mut().chain([&mut self.producer]) {
+            let status = service.terminate(STOP).await?;
+            if !status.success() {
+                bail!("{} ended with {status} on SIGTERM", service.name());
+            }
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug)]
+struct Vhost {
+    broker: Endpoint,
+    name: String,
+}
+
+impl Drop for Vhost {
+    fn drop(&mut self) {
+        // The broker may be gone by now.
+        let _ = self.broker.management.delete_vhost_blocking(&self.name);
+    }
+}

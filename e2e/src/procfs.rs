@@ -1,0 +1,72 @@
+//! Owns what the kernel says about processes: CPU time, memory, and which of them belong to a directory.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+/// The unit of the times in `/proc/<pid>/stat`: 1/100 s on every Linux, whatever the kernel's own tick.
+const TICK: Duration = Duration::from_millis(10);
+
+/// The CPU time, user and system, of a process and of its children that have ended and were waited for.
+pub fn cpu_time(pid: u32) -> Result<Duration> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let ticks = times(&stat).with_context(|| format!("unreadable: {stat}"))?;
+    Ok(TICK * ticks)
+}
+
+/// Fields 14 to 17. The second is the program's name in brackets, which may hold anything, so count from its end.
+fn times(stat: &str) -> Option<u32> {
+    let after_name = &stat[stat.rfind(')')? + 1..];
+    let fields: Vec<u32> =
+        after_name.split_whitespace().skip(11).take(4).map_while(|field| field.parse().ok()).collect();
+    (fields.len() == 4).then(|| fields.iter().sum())
+}
+
+/// The resident memory of a process in bytes.
+pub fn rss(pid: u32) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("it has no memory: it has ended")?;
+    Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? * 1024)
+}
+
+/// The live processes with `directory` in their environment or command line: whoever was started for it.
+pub fn processes_of(directory: &Path) -> Result<Vec<u32>> {
+    let needle = directory.as_os_str().as_encoded_bytes();
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let path = entry?.path();
+        let Some(pid) = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        // A process that ends meanwhile, and a zombie, reads as nothing.
+        let has = |file: &str| fs::read(path.join(file)).is_ok_and(|bytes| contains(&bytes, needle));
+        if has("environ") || has("cmdline") {
+            found.push(pid);
+        }
+    }
+    Ok(found)
+}
+
+fn contains(haystack: &[u8], needle: &[u8]) -> bool {
+    haystack.windows(needle.len()).any(|window| window == needle)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bracket_in_the_name_shifts_no_field() {
+        let stat = "7 (a) b (c) S 1 7 7 0 -1 4194560 1 2 3 4 150 25 10 5 20 0 1 0 99";
+        assert_eq!(times(stat), Some(190));
+    }
+
+    #[test]
+    fn this_process_has_memory_and_time() {
+        let pid = std::process::id();
+        assert!(rss(pid).unwrap() > 100_000);
+        assert!(cpu_time(pid).unwrap() < Duration::from_hours(1));
+    }
+}

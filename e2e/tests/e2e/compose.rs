@@ -1,0 +1,127 @@
+//! docker-compose.yml, run without Docker: the built services with exactly its environment, against a node with the
+//! same configuration and definitions.
+//!
+//! Three things cannot be taken as they are, and only these are replaced ([`natively`]): the host name `rabbitmq:5672`
+//! by the node's address, the address to listen on by a free loopback port, and the volume `/data` by a scratch
+//! directory. What this does not show is the images, the network between them and the volumes' owners.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use e2e::broker::{Broker, Options};
+use e2e::{Client, Env, Service, guard, ports, service};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+const HOST: &str = "rabbitmq:5672";
+const SOON: Duration = Duration::from_secs(30);
+
+fn repository() -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+}
+
+/// The file as Compose understands it. The script fails if Compose rejects it.
+fn compose() -> Result<Value> {
+    let output = Command::new(repository().join("deploy/compose-check")).output()?;
+    ensure!(output.status.success(), "deploy/compose-check: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(serde_json::from_slice(&output.stdout)?)
+}
+
+/// A node with the file's `rabbitmq.conf` and definitions; only the definitions' path inside the container is another.
+async fn broker(amqp_url: &str) -> Result<Broker> {
+    let deploy = repository().join("deploy/rabbitmq");
+    let config = std::fs::read_to_string(deploy.join("rabbitmq.conf"))?;
+    let config = config.lines().filter(|line| !line.starts_with("load_definitions")).collect::<Vec<_>>().join("\n");
+    let (user, password) = amqp_url
+        .strip_prefix("amqp://")
+        .and_then(|rest| rest.split_once('@')?.0.split_once(':'))
+        .with_context(|| format!("no user in {amqp_url}"))?;
+    Broker::start(Options {
+        definitions: Some(deploy.join("definitions.json")),
+        credentials: (user.to_owned(), password.to_owned()),
+        config,
+        ..Options::default()
+    })
+    .await
+}
+
+fn environment(compose: &Value, service: &str) -> Result<Env> {
+    let variables = compose["services"][service]["environment"].as_object().context("no environment")?;
+    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    Ok(variables.iter().map(|(name, value)| (name.clone(), text(value))).collect())
+}
+
+fn natively(mut env: Env, broker: &Broker, data: &str) -> Result<Env> {
+    for (name, value) in &mut env {
+        *value = match name.as_str() {
+            "AMQP_URL" => {
+                ensure!(value.contains(HOST), "AMQP_URL leads elsewhere: {value}");
+                value.replace(HOST, &broker.endpoint().amqp.to_string())
+            }
+            "PRODUCER_LISTEN" | "CONSUMER_LISTEN" => format!("127.0.0.1:{}", ports::free()?),
+            "DATABASE_URL" => value.replace("/data/", data),
+            _ => continue,
+        };
+    }
+    Ok(env)
+}
+
+/// Runs the health check that the file declares, as the container would: its arguments, the service's environment.
+fn health_check(compose: &Value, name: &str, env: &Env) -> Result<bool> {
+    let test = compose["services"][name]["healthcheck"]["test"].as_array().context("no health check")?;
+    let words: Vec<&str> = test.iter().filter_map(Value::as_str).collect();
+    let ["CMD", program, arguments @ ..] = words.as_slice() else { anyhow::bail!("not a CMD: {words:?}") };
+    ensure!(*program == format!("/usr/local/bin/{name}"), "the image has no {program}");
+    let status = Command::new(service::built(name)?).args(arguments).env_clear().envs(env).status()?;
+    Ok(status.success())
+}
+
+#[tokio::test]
+async fn the_compose_file_is_a_working_system() -> Result<()> {
+    let compose = compose()?;
+    let (producer_env, consumer_env) = (environment(&compose, "producer")?, environment(&compose, "consumer")?);
+    let broker = broker(producer_env.get("AMQP_URL").context("no AMQP_URL")?).await?;
+    let data = guard::scratch_dir("compose-")?;
+    let directory = format!("{}/", data.path().display());
+    let producer_env = natively(producer_env, &broker, &directory)?;
+    let consumer_env = natively(consumer_env, &broker, &directory)?;
+
+    let producer = Service::start("producer", "producer", data.path(), &producer_env).await?;
+    let mut consumer = Service::start("consumer", "consumer", data.path(), &consumer_env).await?;
+    let client = Client::new(producer.address())?;
+    let id = client.accepted(&json!({"task": "add", "args": [20, 22]})).await?;
+    let task = client.await_terminal(&id, SOON).await?;
+    assert_eq!((&task["state"], &task["result"]), (&json!("SUCCESS"), &json!(42)));
+    assert!(data.path().join("errand.db").exists(), "the store is on the volume");
+
+    assert!(health_check(&compose, "producer", &producer_env)?);
+    assert!(health_check(&compose, "consumer", &consumer_env)?);
+    consumer.kill()?;
+    assert!(!health_check(&compose, "consumer", &consumer_env)?, "a dead consumer is not healthy");
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_definitions_leave_no_guest() -> Result<()> {
+    let compose = compose()?;
+    let broker = broker(environment(&compose, "producer")?.get("AMQP_URL").context("no AMQP_URL")?).await?;
+    let users = broker.management().call(Method::GET, &["users"], None).await?;
+    let names: Vec<_> = users.as_array().into_iter().flatten().map(|user| &user["name"]).collect();
+    assert_eq!(names, ["errand"]);
+    Ok(())
+}
+
+#[test]
+fn only_the_loopback_address_is_published() -> Result<()> {
+    let compose = compose()?;
+    for (name, service) in compose["services"].as_object().context("no services")? {
+        for port in service["ports"].as_array().into_iter().flatten() {
+            // Compose 1 says it as a text, Compose 2 as an object.
+            let host = port["host_ip"].as_str().or(port.as_str()).unwrap_or_default();
+            assert!(host.starts_with("127.0.0.1"), "{name} publishes {port}");
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,96 @@
+//! What `deploy/up` runs after building: the first task succeeds, and nothing stays, however it ends.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use e2e::guard::{self, Launch, Process};
+use e2e::{Env, procfs};
+use nix::sys::signal::Signal;
+use tokio::time::sleep;
+
+const START: Duration = Duration::from_mins(2);
+const END: Duration = Duration::from_mins(1);
+const POLL: Duration = Duration::from_millis(20);
+
+/// Starts it with a TMPDIR of its own, so that what it leaves behind can be told from the rest. The path is its log's.
+fn up(home: &Path, env: &[(&str, &str)]) -> Result<(Process, PathBuf)> {
+    let log = home.join("up.log");
+    let work = home.join("tmp");
+    std::fs::create_dir(&work)?;
+    std::fs::set_permissions(&work, std::os::unix::fs::PermissionsExt::from_mode(0o711))?;
+    let mut all = Env::from([("TMPDIR".to_owned(), work.display().to_string())]);
+    all.extend(env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+    let program = env!("CARGO_BIN_EXE_up").into();
+    let launch = Launch { program, args: Vec::new(), env: all, dir: home.to_owned(), log: log.clone(), user: None };
+    Ok((Process::spawn(&launch)?, log))
+}
+
+async fn await_line(up: &mut Process, log: &Path, text: &str) -> Result<String> {
+    let start = Instant::now();
+    loop {
+        let output = std::fs::read_to_string(log)?;
+        if output.contains(text) {
+            return Ok(output);
+        }
+        if up.try_wait()?.is_some() || start.elapsed() > START {
+            bail!("no {text:?} in\n{output}");
+        }
+        sleep(POLL).await;
+    }
+}
+
+/// Neither a process nor a file, once it has ended.
+async fn await_nothing_left(home: &Path) -> Result<()> {
+    let (work, start) = (home.join("tmp"), Instant::now());
+    loop {
+        let (processes, files) = (procfs::processes_of(&work)?, std::fs::read_dir(&work)?.count());
+        if processes.is_empty() && files == 0 {
+            return Ok(());
+        }
+        assert!(start.elapsed() < END, "left: processes {processes:?}, {files} files");
+        sleep(POLL).await;
+    }
+}
+
+#[tokio::test]
+async fn up_ends_in_a_success_also_where_the_usual_ports_are_taken() -> Result<()> {
+    // Whoever else has them serves the purpose as well.
+    let _taken = [5672, 15672, 8080, 8081, 4369].map(|port| TcpListener::bind(("127.0.0.1", port)));
+    let home = guard::scratch_dir("up-test-")?;
+    let (mut up, log) = up(home.path(), &[("UP_ONCE", "1")])?;
+    let status = up.wait(START).await;
+    let output = std::fs::read_to_string(log)?;
+    assert!(status.is_ok_and(|status| status.success()), "{output}");
+    for text in ["GET  STARTED", "GET  SUCCESS  ", "result 42", "management  http://127.0.0.1:"] {
+        assert!(output.contains(text), "no {text:?} in\n{output}");
+    }
+    await_nothing_left(home.path()).await
+}
+
+#[tokio::test]
+async fn up_revives_a_worker_and_leaves_nothing_after_ctrl_c() -> Result<()> {
+    let home = guard::scratch_dir("up-test-")?;
+    let (mut up, log) = up(home.path(), &[])?;
+    await_line(&mut up, &log, "running;").await?;
+    let consumer = procfs::processes_of(&home.path().join("tmp"))?
+        .into_iter()
+        .find(|pid| std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "consumer"));
+    let consumer = nix::unistd::Pid::from_raw(consumer.expect("a consumer").cast_signed());
+    nix::sys::signal::kill(consumer, Signal::SIGKILL)?;
+    await_line(&mut up, &log, "the consumer died").await?;
+    up.signal(Signal::SIGINT)?;
+    let status = up.wait(END).await?;
+    assert!(status.success(), "{status}\n{}", std::fs::read_to_string(log)?);
+    await_nothing_left(home.path()).await
+}
+
+#[tokio::test]
+async fn up_leaves_nothing_when_killed() -> Result<()> {
+    let home = guard::scratch_dir("up-test-")?;
+    let (mut up, log) = up(home.path(), &[])?;
+    await_line(&mut up, &log, "GET  STARTED").await?;
+    up.kill()?;
+    await_nothing_left(home.path()).await
+}

@@ -1,0 +1,98 @@
+//! The HTTP API. One file an endpoint; every answer that is no success is a [`Problem`].
+//!
+//! Nothing on the path of a submit waits for the broker.
+
+mod body;
+mod fields;
+mod health;
+mod problem;
+mod submit;
+mod task;
+mod view;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_web::dev::Server;
+use actix_web::http::StatusCode;
+use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
+use metrics_exporter_prometheus::PrometheusHandle;
+use protocol::amqp::Link;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use self::problem::Problem;
+use crate::reason::reason;
+use crate::store::{Store, TaskRow};
+use crate::workers::Workers;
+
+/// What the endpoints work with.
+pub struct Api {
+    /// The rows.
+    pub store: Store,
+    /// Whether publishing goes through.
+    pub link: watch::Receiver<Link>,
+    /// Who is alive.
+    pub workers: Workers,
+    /// The recorder that `/metrics` renders.
+    pub metrics: PrometheusHandle,
+    /// What is accepted.
+    pub limits: Limits,
+    /// Cancelled when the process is about to end.
+    pub stopping: CancellationToken,
+}
+
+/// What is accepted.
+pub struct Limits {
+    /// The queues.
+    pub queues: Vec<String>,
+    /// Due and unfinished rows.
+    pub outbox_cap: u64,
+    /// The longest time limit.
+    pub max_time_limit: Duration,
+}
+
+impl Api {
+    /// The task as the API shows it.
+    fn view(&self, row: &TaskRow) -> view::TaskView {
+        let service = self.workers.service(&row.accepted.queue, &row.accepted.task);
+        let reason = reason(row, &self.link.borrow(), service);
+        view::TaskView::new(row, reason)
+    }
+}
+
+/// An HTTP server on that address; it runs when spawned.
+///
+/// # Errors
+/// The address cannot be listened on.
+pub fn server(api: Arc<Api>, listen: SocketAddr) -> std::io::Result<Server> {
+    let api = web::Data::from(api);
+    let server = HttpServer::new(move || App::new().app_data(api.clone()).configure(routes))
+        .workers(2)
+        .client_request_timeout(Duration::from_secs(5))
+        .shutdown_timeout(2)
+        .disable_signals()
+        .bind(listen)?;
+    Ok(server.run())
+}
+
+fn routes(config: &mut web::ServiceConfig) {
+    let other = || web::to(method_not_allowed);
+    config
+        .service(web::resource("/v1/tasks").route(web::post().to(submit::submit)).default_service(other()))
+        .service(web::resource("/v1/tasks/{id}").route(web::get().to(task::task)).default_service(other()))
+        .service(web::resource("/livez").route(web::get().to(health::livez)).default_service(other()))
+        .service(web::resource("/readyz").route(web::get().to(health::readyz)).default_service(other()))
+        .service(web::resource("/metrics").route(web::get().to(health::metrics)).default_service(other()))
+        .default_service(web::to(not_found));
+}
+
+async fn not_found(request: HttpRequest) -> Result<HttpResponse, Problem> {
+    Err(Problem::new(StatusCode::NOT_FOUND, "not-found", format!("there is nothing at {}", request.path())))
+}
+
+async fn method_not_allowed(request: HttpRequest) -> Result<HttpResponse, Problem> {
+    let detail = format!("{} is not for {}", request.method(), request.path());
+    Err(Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", detail))
+}

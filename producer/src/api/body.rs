@@ -1,0 +1,86 @@
+//! Reads a request's JSON body within bounds of size and time.
+
+use std::time::Duration;
+
+use actix_web::HttpRequest;
+use actix_web::http::StatusCode;
+use actix_web::http::header::{CONTENT_ENCODING, CONTENT_TYPE, EXPECT};
+use actix_web::web::{BytesMut, Payload};
+use futures_util::StreamExt;
+use tokio::time::timeout;
+
+use super::problem::Problem;
+
+/// The largest body.
+pub const MAX_BYTES: usize = 256 * 1024;
+/// How much of a body that is too large is read away, so that a client that is still sending gets to read the answer.
+const DRAIN_BYTES: usize = 64 * 1024 * 1024;
+/// actix's own timeout covers the head only.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// The body's bytes.
+///
+/// # Errors
+/// 415 for another content type or any content encoding, 413 above the bound, 408 when it does not come in time.
+pub async fn read_json(request: &HttpRequest, payload: Payload) -> Result<BytesMut, Problem> {
+    let refused = refuse_by_head(request);
+    let will_send = !request.headers().contains_key(EXPECT);
+    match refused {
+        Some(problem) if will_send => {
+            // Whatever becomes of the rest, the answer is this one.
+            let _ = read(payload, 0).await;
+            Err(problem)
+        }
+        Some(problem) => Err(problem),
+        None => read(payload, MAX_BYTES).await,
+    }
+}
+
+fn refuse_by_head(request: &HttpRequest) -> Option<Problem> {
+    let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let media_type = header(CONTENT_TYPE).split(';').next().unwrap_or_default().trim();
+    if !media_type.eq_ignore_ascii_case("application/json") {
+        let detail = format!("the content type must be application/json, not {media_type:?}");
+        return Some(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", detail));
+    }
+    let encoding = header(CONTENT_ENCODING).trim();
+    if !encoding.is_empty() && !encoding.eq_ignore_ascii_case("identity") {
+        let detail = "the body must not be compressed";
+        return Some(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-content-encoding", detail));
+    }
+    let length = header(actix_web::http::header::CONTENT_LENGTH).parse::<usize>().unwrap_or(0);
+    (length > MAX_BYTES).then(too_large)
+}
+
+async fn read(mut payload: Payload, limit: usize) -> Result<BytesMut, Problem> {
+    let all = async {
+        let mut body = BytesMut::new();
+        let mut received = 0;
+        while let Some(chunk) = payload.next().await {
+            let chunk = chunk.map_err(|error| {
+                Problem::new(
+                    StatusCode::BAD_REQUEST,
+                    "body-incomplete",
+                    format!("the body did not come whole: {error}"),
+                )
+            })?;
+            received += chunk.len();
+            if received > DRAIN_BYTES {
+                break;
+            }
+            if received <= limit {
+                body.extend_from_slice(&chunk);
+            }
+        }
+        if received > limit { Err(too_large()) } else { Ok(body) }
+    };
+    timeout(DEADLINE, all).await.unwrap_or_else(|_| {
+        let detail = format!("the body did not come within {} s", DEADLINE.as_secs());
+        Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "body-too-slow", detail))
+    })
+}
+
+fn too_large() -> Problem {
+    let detail = format!("the body is larger than {MAX_BYTES} bytes");
+    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", detail)
+}

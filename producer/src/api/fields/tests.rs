@@ -1,0 +1,135 @@
+//! Tests of the fields: what is taken, and how each bad one is named.
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+
+const NOW: UnixMs = 1_800_000_000_000;
+
+fn limits() -> Limits {
+    Limits { queues: vec!["mail".into(), "default".into()], outbox_cap: 10, max_time_limit: Duration::from_mins(15) }
+}
+
+fn accept(body: &Value) -> NewTask {
+    parse(body.to_string().as_bytes(), &limits(), NOW).unwrap()
+}
+
+/// The pointers of the answer, or its status when it is not about fields.
+fn refuse(body: &str) -> Vec<String> {
+    let problem = serde_json::to_value(parse(body.as_bytes(), &limits(), NOW).unwrap_err()).unwrap();
+    match problem["errors"].as_array() {
+        Some(errors) => errors.iter().map(|error| error["pointer"].as_str().unwrap().to_owned()).collect(),
+        None => vec![problem["status"].to_string()],
+    }
+}
+
+#[test]
+fn only_the_task_is_required() {
+    let task = accept(&json!({"task": "add"}));
+    assert_eq!((task.queue.as_str(), task.priority, task.args.get(), task.kwargs.get()), ("default", 0, "[]", "{}"));
+    assert_eq!(task.retry, RetryPolicy::default());
+    assert_eq!(task.id.len(), 36);
+}
+
+#[test]
+fn every_field_is_taken() {
+    let task = accept(&json!({
+        "task": "add", "args": [1], "kwargs": {"y": 2}, "queue": "mail", "priority": 9, "countdown": 1.5,
+        "expires": 60, "time_limit": 60, "soft_time_limit": 50, "task_id": "my-id_1",
+        "retry": {"max_retries": 0, "backoff": 2},
+    }));
+    assert_eq!((task.id.as_str(), task.queue.as_str(), task.priority), ("my-id_1", "mail", 9));
+    assert_eq!((task.eta, task.expires), (Some(NOW + 1_500), Some(NOW + 60_000)));
+    assert_eq!((task.time_limit, task.soft_time_limit), (Some(60.0), Some(50.0)));
+    assert_eq!((task.retry.max_retries, task.retry.backoff), (0, 2.0));
+    assert!(task.is_scheduled());
+}
+
+#[test]
+fn a_null_is_as_good_as_absent() {
+    assert_eq!(accept(&json!({"task": "add", "eta": null, "countdown": null, "queue": null})).eta, None);
+}
+
+#[test]
+fn numbers_and_escapes_stay_as_they_were_sent() {
+    let body = br#"{"task": "echo", "args": [123456789012345678901234567890, 1.10, "\u00e9\u0000"]}"#;
+    let task = parse(body, &limits(), NOW).unwrap();
+    assert_eq!(task.args.get(), r#"[123456789012345678901234567890, 1.10, "\u00e9\u0000"]"#);
+}
+
+#[test]
+fn each_bad_field_is_named() {
+    let cases = [
+        ("{}", "/task"),
+        (r#"{"task": ""}"#, "/task"),
+        (r#"{"task": 7}"#, "/task"),
+        (r#"{"task": "a\u0000b"}"#, "/task"),
+        (r#"{"task": "a", "args": {}}"#, "/args"),
+        (r#"{"task": "a", "args": ["\ud800"]}"#, "/args"),
+        (r#"{"task": "a", "kwargs": []}"#, "/kwargs"),
+        (r#"{"task": "a", "queue": "nowhere"}"#, "/queue"),
+        (r#"{"task": "a", "priority": 10}"#, "/priority"),
+        (r#"{"task": "a", "priority": 1.5}"#, "/priority"),
+        (r#"{"task": "a", "countdown": -1}"#, "/countdown"),
+        (r#"{"task": "a", "eta": "2026-11-20T15:00:00"}"#, "/eta"),
+        (r#"{"task": "a", "eta": "tomorrow"}"#, "/eta"),
+        (r#"{"task": "a", "countdown": 1, "eta": "2026-11-20T15:00:00Z"}"#, "/countdown"),
+        (r#"{"task": "a", "expires": 0}"#, "/expires"),
+        (r#"{"task": "a", "expires": []}"#, "/expires"),
+        (r#"{"task": "a", "time_limit": 901}"#, "/time_limit"),
+        (r#"{"task": "a", "time_limit": 5, "soft_time_limit": 6}"#, "/soft_time_limit"),
+        (r#"{"task": "a", "task_id": "a b"}"#, "/task_id"),
+        (r#"{"task": "a", "retry": {"max_retries": -1}}"#, "/retry"),
+        (r#"{"task": "a", "retry": {"tries": 1}}"#, "/retry"),
+        (r#"{"task": "a", "retry": {"backoff": 1e9}}"#, "/retry"),
+        (r#"{"task": "a", "qeue": "mail"}"#, "/qeue"),
+        (r#"{"task": "a", "a/b~c": 1}"#, "/a~1b~0c"),
+        (r#"{"task": "a", "task": "b"}"#, "/task"),
+        ("[]", ""),
+        ("7", ""),
+    ];
+    for (body, pointer) in cases {
+        assert_eq!(refuse(body), [pointer], "{body}");
+    }
+}
+
+#[test]
+fn all_bad_fields_are_named_together() {
+    assert_eq!(refuse(r#"{"args": 1, "priority": -1, "what": 2}"#), ["/task", "/args", "/priority", "/what"]);
+}
+
+#[test]
+fn what_is_not_json_is_400() {
+    for body in ["", "{", "{\"task\": NaN}", "{'task': 'a'}", "{\"task\": \"a\"} x"] {
+        assert_eq!(refuse(body), ["400"], "{body}");
+    }
+    assert_eq!(refuse(&"[".repeat(100_000)), ["400"]);
+}
+
+#[test]
+fn nesting_is_bounded_for_the_whole_body() {
+    let nested = |depth: usize| {
+        let list = format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+        format!(r#"{{"task": "a", "args": {list}}}"#)
+    };
+    assert!(parse(nested(63).as_bytes(), &limits(), NOW).is_ok());
+    assert_eq!(refuse(&nested(64)), ["/args"]);
+    assert_eq!(refuse(&nested(50_000)), ["/args"]);
+}
+
+proptest! {
+    #[test]
+    fn no_body_makes_it_panic(body in prop::collection::vec(any::<u8>(), 0..200)) {
+        let _ = parse(&body, &limits(), NOW);
+    }
+
+    #[test]
+    fn whatever_is_accepted_can_be_shown(task in "\\PC{0,20}", queue in "[a-z]{0,5}", seconds in -10.0..1e10) {
+        let body = json!({"task": task, "queue": queue, "countdown": seconds}).to_string();
+        if let Ok(task) = parse(body.as_bytes(), &limits(), NOW) {
+            let view = super::super::view::TaskView::new(&task.into(), None);
+            prop_assert!(serde_json::to_string(&view).is_ok());
+        }
+    }
+}

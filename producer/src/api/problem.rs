@@ -1,0 +1,94 @@
+//! Errors as RFC 9457 `application/problem+json`.
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use actix_web::{HttpResponse, ResponseError};
+use serde::Serialize;
+
+use crate::store::StoreError;
+
+/// Seconds after which a client may try again when the store or the outbox has no room.
+const RETRY_AFTER_S: &str = "5";
+
+/// A field that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FieldError {
+    /// JSON pointer (RFC 6901) to it.
+    pub pointer: String,
+    /// What is wrong with it.
+    pub detail: String,
+}
+
+/// An answer that is no success.
+#[derive(Debug, Clone, Serialize)]
+pub struct Problem {
+    #[serde(rename = "type")]
+    kind: String,
+    title: &'static str,
+    status: u16,
+    detail: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    errors: Vec<FieldError>,
+}
+
+impl Problem {
+    /// A problem whose `type` ends in `kind`.
+    pub fn new(status: StatusCode, kind: &str, detail: impl Into<String>) -> Self {
+        Self {
+            kind: format!("urn:errand:problem:{kind}"),
+            title: status.canonical_reason().unwrap_or("error"),
+            status: status.as_u16(),
+            detail: detail.into(),
+            errors: Vec::new(),
+        }
+    }
+
+    /// 422 with every bad field.
+    pub fn fields(errors: Vec<FieldError>) -> Self {
+        let named: Vec<&str> = errors.iter().map(|error| error.pointer.as_str()).collect();
+        let detail = format!("not a task: see {}", named.join(", "));
+        Self { errors, ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid-task", detail) }
+    }
+}
+
+impl std::fmt::Display for Problem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.status, self.detail)
+    }
+}
+
+impl ResponseError for Problem {
+    fn status_code(&self) -> StatusCode {
+        StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+
+    fn error_response(&self) -> HttpResponse {
+        let status = self.status_code();
+        let mut answer = HttpResponse::build(status);
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            answer.insert_header((RETRY_AFTER, RETRY_AFTER_S));
+        }
+        let body = serde_json::to_vec(self).unwrap_or_default();
+        answer.insert_header((CONTENT_TYPE, "application/problem+json")).body(body)
+    }
+}
+
+impl From<StoreError> for Problem {
+    /// The client learns that it failed, the log learns why.
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Taken => Self {
+                errors: vec![FieldError {
+                    pointer: "/task_id".to_owned(),
+                    detail: "is taken by another task".to_owned(),
+                }],
+                ..Self::new(StatusCode::CONFLICT, "task-id-taken", "a task with this id exists")
+            },
+            StoreError::Database(_) | StoreError::Closed => {
+                tracing::error!(%error, "a request failed at the store");
+                let detail = "the store does not take or give tasks just now; nothing was accepted";
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "store-unavailable", detail)
+            }
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! The task as the API shows it.
+
+use protocol::state::State;
+use protocol::timestamp::{from_unix_ms, rfc3339};
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use crate::store::{TaskRow, UnixMs};
+
+/// The JSON object of a task. Times are RFC 3339, UTC.
+#[derive(Debug, Serialize)]
+pub struct TaskView {
+    task_id: String,
+    task: String,
+    state: State,
+    reason: Option<String>,
+    queue: String,
+    priority: u8,
+    args: Box<RawValue>,
+    kwargs: Box<RawValue>,
+    retries: u32,
+    max_retries: u32,
+    progress: Option<Box<RawValue>>,
+    result: Option<Box<RawValue>>,
+    error: Option<Box<RawValue>>,
+    worker: Option<String>,
+    created_at: Option<String>,
+    /// In RETRY when the next attempt is due, else what was asked for.
+    eta: Option<String>,
+    expires: Option<String>,
+    started_at: Option<String>,
+    finished_at: Option<String>,
+    links: Links,
+}
+
+#[derive(Debug, Serialize)]
+struct Links {
+    #[serde(rename = "self")]
+    this: String,
+}
+
+impl TaskView {
+    /// Shows a row, with why it is not running.
+    pub fn new(row: &TaskRow, reason: Option<String>) -> Self {
+        let task = &row.accepted;
+        Self {
+            links: Links { this: path(&task.id) },
+            task_id: task.id.clone(),
+            task: task.task.clone(),
+            state: row.state,
+            reason,
+            queue: task.queue.clone(),
+            priority: task.priority,
+            args: task.args.clone(),
+            kwargs: task.kwargs.clone(),
+            retries: row.retries,
+            max_retries: task.retry.max_retries,
+            progress: row.progress.clone(),
+            result: row.result.clone(),
+            error: row.error.clone(),
+            worker: row.worker.clone(),
+            created_at: time(Some(task.created_at)),
+            eta: time(if row.state == State::Retry { row.retry_at } else { task.eta }),
+            expires: time(task.expires),
+            started_at: time(row.started_at),
+            finished_at: time(row.finished_at),
+        }
+    }
+}
+
+/// Where a task is read.
+pub fn path(id: &str) -> String {
+    format!("/v1/tasks/{id}")
+}
+
+fn time(at: Option<UnixMs>) -> Option<String> {
+    at.and_then(from_unix_ms).map(rfc3339)
+}

@@ -1,0 +1,181 @@
+//! Puts the producer together, runs it until a signal, and takes it apart in order.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use protocol::amqp::{Broker, Fault, Publisher, PublisherTask, QueueSpec, Subscribe, SubscriptionTask};
+use protocol::topology::{Table, Topology};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::api::{self, Api};
+use crate::clock;
+use crate::config::Config;
+use crate::relay::{Relay, Route};
+use crate::replies::{self, Replies};
+use crate::store::Store;
+use crate::workers::Workers;
+
+/// What a part of the producer has for its own end.
+const DRAIN: Duration = Duration::from_secs(3);
+const HEARTBEAT_PREFETCH: u16 = 100;
+
+/// Serves until SIGTERM or SIGINT.
+///
+/// # Errors
+/// The store cannot be opened, the address is taken, or the broker's objects do not match this version.
+pub async fn run(config: Config) -> anyhow::Result<()> {
+    let metrics = PrometheusBuilder::new().install_recorder().context("metrics")?;
+    let store_tracker = TaskTracker::new();
+    let store = Store::open(&config.database_url, &store_tracker).await?;
+    let producer = Producer::new(config, store)?;
+    let ended = producer.serve(metrics).await;
+    store_tracker.close();
+    // Every handle to the store is gone by now, so its writer ends after its last commit.
+    let _ = timeout(DRAIN, store_tracker.wait()).await;
+    ended
+}
+
+/// The parts that live as long as the process, and the tokens that end them, in order.
+struct Producer {
+    config: Config,
+    store: Store,
+    broker: Broker,
+    table: Table,
+    workers: Workers,
+    tracker: TaskTracker,
+    faults: (mpsc::Sender<Fault>, mpsc::Receiver<Fault>),
+    stop: CancellationToken,
+    close: CancellationToken,
+}
+
+impl Producer {
+    fn new(config: Config, store: Store) -> anyhow::Result<Self> {
+        let broker = Broker::new(config.amqp_url.clone(), "errand-producer")?;
+        let own: Vec<String> =
+            config.queues.iter().filter(|queue| !config.foreign_queues.contains(queue)).cloned().collect();
+        let table = config.topology.shared(&own).and(config.topology.reply_queue(store.id()));
+        Ok(Self {
+            config,
+            store,
+            broker,
+            table,
+            workers: Workers::new(),
+            tracker: TaskTracker::new(),
+            faults: mpsc::channel(4),
+            stop: CancellationToken::new(),
+            close: CancellationToken::new(),
+        })
+    }
+
+    async fn serve(mut self, metrics: PrometheusHandle) -> anyhow::Result<()> {
+        let publisher = self.start_publisher();
+        self.start_relays(&publisher);
+        self.start_replies(&publisher);
+        self.start_heartbeats();
+        self.tracker.spawn(clock::run(self.store.clone(), self.config.result_ttl, self.stop.clone()));
+        let api = Arc::new(Api {
+            store: self.store.clone(),
+            link: publisher.watch(),
+            workers: self.workers.clone(),
+            metrics,
+            limits: api::Limits {
+                queues: self.config.queues.clone(),
+                outbox_cap: self.config.outbox_cap,
+                max_time_limit: self.config.max_time_limit,
+            },
+            stopping: self.stop.child_token(),
+        });
+        let server =
+            api::server(api, self.config.listen).with_context(|| format!("listen on {}", self.config.listen))?;
+        let handle = server.handle();
+        let server = self.tracker.spawn(server);
+        tracing::info!(listen = %self.config.listen, store = self.store.id(), "producer serves");
+        let ended = self.until_told().await;
+        self.stop.cancel();
+        let _ = timeout(DRAIN, handle.stop(true)).await;
+        let _ = timeout(DRAIN, server).await;
+        self.close.cancel();
+        self.tracker.close();
+        if timeout(DRAIN, self.tracker.wait()).await.is_err() {
+            tracing::warn!("not everything ended in time; what was not acked or marked is done again");
+        }
+        tracing::info!("producer ends");
+        ended
+    }
+
+    async fn until_told(&mut self) -> anyhow::Result<()> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        tokio::select! {
+            _ = terminate.recv() => Ok(()),
+            _ = interrupt.recv() => Ok(()),
+            Some(fault) = self.faults.1.recv() => Err(fault.into()),
+        }
+    }
+
+    fn start_publisher(&self) -> Publisher {
+        let (publisher, task) = Publisher::new(self.broker.clone(), self.table.clone());
+        self.tracker.spawn(report(run_publisher(task, self.close.clone()), self.faults.0.clone()));
+        publisher
+    }
+
+    fn start_relays(&self, publisher: &Publisher) {
+        for queue in &self.config.queues {
+            let route = Route { queue: queue.clone(), foreign: self.config.foreign_queues.contains(queue) };
+            let (store, topology) = (self.store.clone(), self.config.topology.clone());
+            let relay = Relay::new(store, publisher.clone(), topology, route, self.config.relay_window);
+            self.tracker.spawn(relay.run(self.stop.clone()));
+        }
+    }
+
+    fn start_replies(&self, publisher: &Publisher) {
+        let topology = self.topology();
+        let subscribe = Subscribe {
+            table: self.table.clone(),
+            queues: vec![QueueSpec { name: topology.results(self.store.id()), prefetch: 2 * replies::BATCH }],
+            consumer_tag: format!("producer-{}", std::process::id()),
+        };
+        let deliveries = self.subscribe(subscribe);
+        let replies =
+            Replies::new(self.store.clone(), publisher.clone(), self.broker.clone(), topology, self.table.clone());
+        self.tracker.spawn(replies.run(deliveries));
+    }
+
+    fn start_heartbeats(&self) {
+        let id = uuid::Uuid::new_v7(uuid::Timestamp::now(uuid::NoContext)).simple().to_string();
+        let table = self.topology().heartbeat_queue(&id);
+        let queues =
+            table.queues.iter().map(|queue| QueueSpec { name: queue.name.clone(), prefetch: HEARTBEAT_PREFETCH });
+        let queues = queues.collect();
+        let table = self.topology().shared(&[]).and(table);
+        let deliveries = self.subscribe(Subscribe { table, queues, consumer_tag: "heartbeats".to_owned() });
+        self.tracker.spawn(self.workers.clone().run(deliveries));
+    }
+
+    fn subscribe(&self, subscribe: Subscribe) -> mpsc::Receiver<protocol::amqp::Delivery> {
+        let (task, deliveries, _) = SubscriptionTask::new(self.broker.clone(), subscribe);
+        self.tracker.spawn(report(task.run(self.stop.clone(), self.close.clone()), self.faults.0.clone()));
+        deliveries
+    }
+
+    fn topology(&self) -> Topology {
+        self.config.topology.clone()
+    }
+}
+
+async fn run_publisher(task: PublisherTask, close: CancellationToken) -> Result<(), Fault> {
+    task.run(close).await
+}
+
+/// Passes on a fault that rebuilding cannot mend: it ends the process.
+async fn report(task: impl Future<Output = Result<(), Fault>>, faults: mpsc::Sender<Fault>) {
+    if let Err(fault) = task.await {
+        let _ = faults.try_send(fault);
+    }
+}

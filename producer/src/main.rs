@@ -1,0 +1,31 @@
+//! The producer: reads its settings, starts logging, serves.
+
+mod api;
+mod app;
+mod clock;
+mod config;
+mod reason;
+mod relay;
+mod replies;
+mod store;
+mod workers;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::config::{Cli, Command};
+
+fn main() -> anyhow::Result<ExitCode> {
+    let cli = Cli::parse();
+    if let Some(Command::Healthcheck) = cli.command {
+        let ready = protocol::healthcheck::ready(cli.settings.producer_listen)?;
+        return Ok(if ready { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+    }
+    protocol::amqp::install_crypto_provider();
+    cli.settings.log.init()?;
+    let config = cli.settings.check()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(app::run(config))?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,148 @@
+//! Publishes due rows: by priority, mandatory, confirmed, many in flight, at most a window of unfinished tasks a queue.
+//!
+//! Woken by the commit that made rows due or ended tasks; it looks by itself only at start. It never touches a state.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use protocol::amqp::{Publish, PublishError, Publisher};
+use protocol::message::Message;
+use protocol::task::TaskMessage;
+use protocol::timestamp::from_unix_ms;
+use protocol::topology::Topology;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use crate::store::{DueTask, Published, Store, StoreError};
+
+/// Rows that are published together.
+const BATCH: u32 = 512;
+/// Arguments that are held in memory together.
+const BATCH_BYTES: usize = 4 * 1024 * 1024;
+/// How long to wait after the broker refused or the store failed.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// The relay of one queue. The queues do not wait for each other: a full one must not hold up the rest.
+pub struct Relay {
+    store: Store,
+    publisher: Publisher,
+    topology: Topology,
+    route: Route,
+    reply_to: String,
+    origin: Arc<str>,
+    window: u32,
+}
+
+/// Where a queue's tasks are published.
+#[derive(Debug, Clone)]
+pub struct Route {
+    /// The queue, without the prefix when it is ours.
+    pub queue: String,
+    /// Whether stock Celery workers consume it: published through the default exchange, never declared.
+    pub foreign: bool,
+}
+
+impl Relay {
+    /// A relay that keeps at most `window` unfinished tasks of its queue at the broker.
+    #[must_use]
+    pub fn new(store: Store, publisher: Publisher, topology: Topology, route: Route, window: u32) -> Self {
+        let reply_to = topology.results(store.id());
+        let origin = format!("producer-{}", std::process::id()).into();
+        Self { store, publisher, topology, route, reply_to, origin, window }
+    }
+
+    /// Publishes until `stop`.
+    pub async fn run(self, stop: CancellationToken) {
+        stop.run_until_cancelled(self.publish()).await;
+    }
+
+    async fn publish(&self) {
+        let mut wakes = self.store.wake().relay.subscribe();
+        loop {
+            self.publisher.ready().await;
+            wakes.mark_unchanged();
+            match self.publish_due().await {
+                Ok(Progress::More) => {}
+                Ok(Progress::Idle) => drop(wakes.changed().await),
+                Ok(Progress::Refused) => sleep(PAUSE).await,
+                Err(error) => {
+                    tracing::error!(queue = %self.route.queue, %error, "the relay cannot use the store");
+                    sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+
+    async fn publish_due(&self) -> Result<Progress, StoreError> {
+        let room = self.window.saturating_sub(self.store.queued(&self.route.queue).await?).min(BATCH);
+        if room == 0 {
+            return Ok(Progress::Idle);
+        }
+        let due = self.store.due(&self.route.queue, room, BATCH_BYTES).await?;
+        if due.is_empty() {
+            return Ok(Progress::Idle);
+        }
+        metrics::counter!("errand_relay_published_total").increment(due.len() as u64);
+        let verdicts = join_all(due.iter().map(|task| self.publisher.publish(self.message(task)))).await;
+        let mut published = Vec::with_capacity(due.len());
+        let mut refused = None;
+        for (task, verdict) in due.into_iter().zip(verdicts) {
+            match verdict {
+                Ok(()) => published.push(Published(task.id, task.publish)),
+                Err(error) => refused = Some((task.id, error)),
+            }
+        }
+        if !published.is_empty() {
+            self.store.mark_published(published).await?;
+        }
+        Ok(refused.map_or(Progress::More, |(task_id, error)| self.report_refusal(&task_id, &error)))
+    }
+
+    /// What was not confirmed stays a row, and is published again.
+    fn report_refusal(&self, task_id: &str, error: &PublishError) -> Progress {
+        metrics::counter!("errand_relay_refused_total").increment(1);
+        if let PublishError::Unavailable(_) = error {
+            tracing::debug!(queue = %self.route.queue, %error, "the relay waits for the broker");
+        } else {
+            tracing::warn!(queue = %self.route.queue, task_id, %error, "not published yet");
+        }
+        Progress::Refused
+    }
+
+    fn message(&self, task: &DueTask) -> Publish {
+        let exchange = if self.route.foreign { String::new() } else { self.topology.tasks() };
+        Publish { exchange, routing_key: self.route.queue.clone(), message: self.envelope(task) }
+    }
+
+    fn envelope(&self, task: &DueTask) -> Message {
+        TaskMessage {
+            id: &task.id,
+            task: &task.task,
+            args: &task.args,
+            kwargs: &task.kwargs,
+            priority: task.priority,
+            retries: task.retries,
+            expires: task.expires.and_then(from_unix_ms),
+            time_limit: task.time_limit.map(Duration::from_secs_f64),
+            soft_time_limit: task.soft_time_limit.map(Duration::from_secs_f64),
+            reply_to: Some(&self.reply_to),
+            durable_reply: true,
+            retry: Some(task.retry),
+            publish: Some(task.publish),
+            origin: &self.origin,
+            root_id: None,
+            parent_id: None,
+        }
+        .message()
+    }
+}
+
+enum Progress {
+    /// There may be more to publish at once.
+    More,
+    /// Nothing to do before the next wake.
+    Idle,
+    /// The broker took not all of it.
+    Refused,
+}

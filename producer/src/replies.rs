@@ -1,0 +1,161 @@
+//! The reply loop: batches what workers report into one transaction, commits, and only then acks.
+
+use std::time::Duration;
+
+use protocol::amqp::{Broker, Delivery, Publish, Publisher};
+use protocol::dead_letter::{Verdict, dead_letter};
+use protocol::json;
+use protocol::lost::{LostNotice, LostReason};
+use protocol::reply::{ErrorInfo, Reply, Report};
+use protocol::timestamp::{from_unix_ms, now_ms, rfc3339};
+use protocol::topology::{Table, Topology};
+use tokio::sync::mpsc;
+use tokio::time::sleep;
+
+use crate::store::{Recorded, Store, StoreError};
+
+/// Replies that share a transaction, and the prefetch.
+pub const BATCH: u16 = 1000;
+/// A larger reply is no result of a worker of ours (`MAX_RESULT_BYTES` there) and is set aside.
+const MAX_REPLY_BYTES: usize = 16 * 1024 * 1024;
+/// SQLite refuses JSON that nests deeper than 1,000, and with it the whole batch; `json::check` ends at 127.
+const MAX_RESULT_DEPTH: usize = 100;
+/// How long replies wait, unacked, for a store that fails.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Records replies and lost notices.
+pub struct Replies {
+    store: Store,
+    publisher: Publisher,
+    broker: Broker,
+    topology: Topology,
+    table: Table,
+}
+
+/// A batch sorted by what is to be done with it.
+#[derive(Default)]
+struct Batch {
+    reports: Vec<Recorded>,
+    lost: Vec<LostNotice>,
+    unreadable: Vec<(Delivery, String)>,
+    last: Option<Delivery>,
+}
+
+impl Replies {
+    /// The reply loop of a store; `table` is declared again when the broker had no way for a task.
+    #[must_use]
+    pub fn new(store: Store, publisher: Publisher, broker: Broker, topology: Topology, table: Table) -> Self {
+        Self { store, publisher, broker, topology, table }
+    }
+
+    /// Records until the deliveries end.
+    pub async fn run(self, mut deliveries: mpsc::Receiver<Delivery>) {
+        let mut received = Vec::new();
+        while deliveries.recv_many(&mut received, usize::from(BATCH)).await > 0 {
+            metrics::histogram!("errand_reply_batch").record(u32::try_from(received.len()).unwrap_or(u32::MAX));
+            self.record(self.sort(std::mem::take(&mut received))).await;
+        }
+    }
+
+    fn sort(&self, received: Vec<Delivery>) -> Batch {
+        let at = now_ms();
+        let mut batch = Batch::default();
+        for delivery in received {
+            let read = self.read(&delivery, at, &mut batch);
+            match read {
+                Ok(()) => batch.last = Some(delivery),
+                Err(reason) => batch.unreadable.push((delivery, reason)),
+            }
+        }
+        batch
+    }
+
+    fn read(&self, delivery: &Delivery, at: i64, batch: &mut Batch) -> Result<(), String> {
+        if let Some(notice) = LostNotice::read(&delivery.message, &self.topology) {
+            batch.lost.push(notice);
+            return Ok(());
+        }
+        if delivery.message.body.len() > MAX_REPLY_BYTES {
+            return Err(format!("a reply of {} bytes", delivery.message.body.len()));
+        }
+        let mut reply = Reply::decode(&delivery.message).map_err(|fault| fault.to_string())?;
+        refuse_deep_result(&mut reply);
+        batch.reports.push(Recorded { reply, at });
+        Ok(())
+    }
+
+    /// Tries for as long as it takes: what is not recorded stays unacked, and the prefetch bounds it.
+    async fn record(&self, batch: Batch) {
+        while let Err(error) = self.store(&batch).await {
+            if matches!(error, StoreError::Closed) {
+                return;
+            }
+            tracing::error!(%error, "replies wait for the store");
+            sleep(PAUSE).await;
+        }
+        for (delivery, reason) in batch.unreadable {
+            self.set_aside(delivery, &reason).await;
+        }
+        if let Some(last) = batch.last {
+            last.ack_through().await;
+        }
+    }
+
+    async fn store(&self, batch: &Batch) -> Result<(), StoreError> {
+        if !batch.reports.is_empty() {
+            let counted = self.store.record(batch.reports.clone()).await?;
+            let late = batch.reports.len() as u64 - counted;
+            metrics::counter!("errand_reports_total").increment(counted);
+            metrics::counter!("errand_late_reports_total").increment(late);
+        }
+        if !batch.lost.is_empty() {
+            self.mend(&batch.lost).await;
+            let counted = self.store.put_back(batch.lost.clone(), now_ms()).await?;
+            metrics::counter!("errand_lost_total").increment(counted);
+        }
+        Ok(())
+    }
+
+    /// An unroutable task may only have met a missing binding: declaring the topology again brings it back.
+    async fn mend(&self, lost: &[LostNotice]) {
+        if !lost.iter().any(|notice| notice.reason == LostReason::Unroutable) {
+            return;
+        }
+        tracing::warn!("the broker had no queue for a task; declaring the topology again");
+        if let Err(fault) = self.broker.declare(&self.table).await {
+            tracing::error!(%fault, "cannot declare the topology");
+        }
+    }
+
+    /// What cannot be read is kept for the operator, not dropped and not delivered for ever.
+    async fn set_aside(&self, delivery: Delivery, reason: &str) {
+        metrics::counter!("errand_unreadable_replies_total").increment(1);
+        tracing::warn!(reason, "a message in the reply queue cannot be read; it goes to the dead letters");
+        let error = ErrorInfo { kind: "UnreadableReply".to_owned(), message: reason.to_owned(), traceback: None };
+        let at = from_unix_ms(now_ms()).map(rfc3339).unwrap_or_default();
+        let verdict = Verdict { error: &error, attempts: 0, worker: "producer", queue: "", at: &at };
+        let message = dead_letter(&delivery.message, &verdict);
+        let letter = Publish { exchange: self.topology.dead(), routing_key: String::new(), message };
+        match self.publisher.publish(letter).await {
+            Ok(()) => drop(delivery.ack().await),
+            Err(error) => {
+                tracing::debug!(%error, "an unreadable reply stays in the queue for now");
+                sleep(PAUSE).await;
+                delivery.requeue().await;
+            }
+        }
+    }
+}
+
+/// A text nests less deep than it is long, so short results need no look.
+fn refuse_deep_result(reply: &mut Reply) {
+    let (Report::Success(raw) | Report::Custom { meta: raw, .. }) = &reply.report else { return };
+    if raw.get().len() <= MAX_RESULT_DEPTH || json::check(raw.get(), MAX_RESULT_DEPTH).is_ok() {
+        return;
+    }
+    reply.report = Report::Failure(ErrorInfo {
+        kind: "ResultNotJson".to_owned(),
+        message: format!("the result is not JSON that can be stored, or nests deeper than {MAX_RESULT_DEPTH}"),
+        traceback: None,
+    });
+}

@@ -1,0 +1,216 @@
+//! The store: what a 202 promises is here, on disk. It owns the rows and the order of reports about them.
+//!
+//! This module holds the nouns; SQL stands in the backend below it and nowhere else. Nothing here knows of HTTP or of
+//! the broker.
+
+mod insert;
+mod lost;
+mod open;
+mod read;
+mod relay;
+mod reports;
+#[cfg(test)]
+pub(crate) mod tests;
+mod time;
+mod wake;
+mod writer;
+
+use protocol::reply::Reply;
+use protocol::retry::RetryPolicy;
+use protocol::state::State;
+use serde_json::value::RawValue;
+
+pub use open::Store;
+pub use relay::Published;
+pub use wake::Wake;
+
+/// Milliseconds since 1970, UTC.
+pub type UnixMs = i64;
+
+/// How often the broker may give a task back as lost; at this count it is given up.
+pub const MAX_LOST: u32 = 3;
+
+/// A task as accepted.
+#[derive(Debug, Clone)]
+pub struct NewTask {
+    /// Its id, the client's or a UUIDv7.
+    pub id: String,
+    /// The name of the handler.
+    pub task: String,
+    /// The queue, without the prefix.
+    pub queue: String,
+    /// 0 to 9, higher first.
+    pub priority: u8,
+    /// A JSON array.
+    pub args: Box<RawValue>,
+    /// A JSON object.
+    pub kwargs: Box<RawValue>,
+    /// How failed attempts are retried.
+    pub retry: RetryPolicy,
+    /// Seconds.
+    pub time_limit: Option<f64>,
+    /// Seconds.
+    pub soft_time_limit: Option<f64>,
+    /// When it was accepted.
+    pub created_at: UnixMs,
+    /// Not before.
+    pub eta: Option<UnixMs>,
+    /// Not after.
+    pub expires: Option<UnixMs>,
+}
+
+impl NewTask {
+    /// When the relay may publish it.
+    #[must_use]
+    pub fn due_at(&self) -> UnixMs {
+        self.eta.unwrap_or(self.created_at)
+    }
+
+    /// Whether it is not due yet when accepted.
+    #[must_use]
+    pub fn is_scheduled(&self) -> bool {
+        self.due_at() > self.created_at
+    }
+}
+
+/// Where a task is on its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Not due yet.
+    Scheduled,
+    /// Due, for the relay to publish.
+    Waiting,
+    /// At the broker, or running.
+    Queued,
+    /// At the broker, waiting for its next attempt.
+    Retrying,
+    /// Ended.
+    Done,
+}
+
+impl Stage {
+    /// The word in the store.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Scheduled => "scheduled",
+            Self::Waiting => "waiting",
+            Self::Queued => "queued",
+            Self::Retrying => "retrying",
+            Self::Done => "done",
+        }
+    }
+
+    fn from_name(name: &str) -> Self {
+        let all = [Self::Scheduled, Self::Waiting, Self::Queued, Self::Retrying];
+        all.into_iter().find(|stage| stage.name() == name).unwrap_or(Self::Done)
+    }
+}
+
+/// A task as it stands.
+#[derive(Debug, Clone)]
+pub struct TaskRow {
+    /// What was accepted.
+    pub accepted: NewTask,
+    /// Where it is.
+    pub stage: Stage,
+    /// When the relay may publish it.
+    pub due_at: UnixMs,
+    /// How often the broker lost it.
+    pub lost: u32,
+    /// Its state.
+    pub state: State,
+    /// The attempt that was reported last.
+    pub retries: u32,
+    /// The worker that reported last.
+    pub worker: Option<String>,
+    /// JSON of a [`protocol::reply::Progress`], or what a worker reports in a state of its own.
+    pub progress: Option<Box<RawValue>>,
+    /// The handler's result, JSON.
+    pub result: Option<Box<RawValue>>,
+    /// JSON of a [`protocol::reply::ErrorInfo`].
+    pub error: Option<Box<RawValue>>,
+    /// When the next attempt is due.
+    pub retry_at: Option<UnixMs>,
+    /// When the latest attempt started.
+    pub started_at: Option<UnixMs>,
+    /// When it ended.
+    pub finished_at: Option<UnixMs>,
+}
+
+impl From<NewTask> for TaskRow {
+    /// As it stands right after it was accepted.
+    fn from(accepted: NewTask) -> Self {
+        Self {
+            stage: if accepted.is_scheduled() { Stage::Scheduled } else { Stage::Waiting },
+            due_at: accepted.due_at(),
+            accepted,
+            lost: 0,
+            state: State::Pending,
+            retries: 0,
+            worker: None,
+            progress: None,
+            result: None,
+            error: None,
+            retry_at: None,
+            started_at: None,
+            finished_at: None,
+        }
+    }
+}
+
+/// A waiting task as the relay publishes it.
+#[derive(Debug, Clone)]
+pub struct DueTask {
+    /// The task's id.
+    pub id: String,
+    /// The name of the handler.
+    pub task: String,
+    /// 0 to 9.
+    pub priority: u8,
+    /// A JSON array.
+    pub args: Box<RawValue>,
+    /// A JSON object.
+    pub kwargs: Box<RawValue>,
+    /// How failed attempts are retried.
+    pub retry: RetryPolicy,
+    /// Seconds.
+    pub time_limit: Option<f64>,
+    /// Seconds.
+    pub soft_time_limit: Option<f64>,
+    /// Not after.
+    pub expires: Option<UnixMs>,
+    /// The attempt to publish: the next one when the last was to be retried.
+    pub retries: u32,
+    /// Which publish of this task this is, from 1.
+    pub publish: u32,
+}
+
+/// A report about a task with the time to record where the report has none of its own.
+#[derive(Debug, Clone)]
+pub struct Recorded {
+    /// What was reported.
+    pub reply: Reply,
+    /// When it was received.
+    pub at: UnixMs,
+}
+
+/// Why the store did not do it. Nothing was written.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// A task with that id exists.
+    #[error("the task id is taken")]
+    Taken,
+    /// The database failed: disk full, read-only, corrupt.
+    #[error("the store failed: {0}")]
+    Database(std::sync::Arc<sqlx::Error>),
+    /// The store is closed.
+    #[error("the store is closed")]
+    Closed,
+}
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Database(std::sync::Arc::new(error))
+    }
+}

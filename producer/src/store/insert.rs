@@ -1,0 +1,95 @@
+//! Accepts tasks.
+
+use std::collections::HashSet;
+
+use serde_json::value::RawValue;
+use sqlx::SqliteConnection;
+
+use super::writer::{Changes, Write};
+use super::{NewTask, Stage, Store, StoreError};
+
+impl Store {
+    /// Stores the task; it is on disk when this returns.
+    ///
+    /// # Errors
+    /// [`StoreError::Taken`], or the store failed and nothing was written.
+    pub async fn insert(&self, task: NewTask) -> Result<(), StoreError> {
+        self.write(|done| Write::Insert(vec![(task, done)])).await
+    }
+}
+
+/// A row's columns in the order of the statement. JSON stands in it as it came and is read back with `->`, which keeps
+/// numbers and escapes as they are.
+#[derive(serde::Serialize)]
+struct Row<'a>(
+    &'a str,
+    &'a str,
+    &'a str,
+    u8,
+    &'a RawValue,
+    &'a RawValue,
+    &'a protocol::retry::RetryPolicy,
+    Option<f64>,
+    Option<f64>,
+    i64,
+    Option<i64>,
+    Option<i64>,
+    &'a str,
+    i64,
+);
+
+const INSERT: &str = "INSERT INTO tasks (id, task, queue, priority, args, kwargs, retry, time_limit, soft_time_limit,
+        created_at, eta, expires, stage, due_at)
+    SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value -> 4, value -> 5, value -> 6, value ->> 7,
+        value ->> 8, value ->> 9, value ->> 10, value ->> 11, value ->> 12, value ->> 13
+    FROM json_each(?) WHERE true
+    ON CONFLICT (id) DO NOTHING
+    RETURNING id";
+
+/// Inserts all in one statement and says of each whether it was stored; `false` when its id was taken.
+pub(super) async fn insert(
+    connection: &mut SqliteConnection,
+    tasks: &[NewTask],
+    changes: &mut Changes,
+) -> Result<Vec<bool>, sqlx::Error> {
+    let rows: Vec<Row<'_>> = tasks.iter().map(row).collect();
+    let ids: Vec<String> = sqlx::query_scalar(INSERT).bind(json(&rows)?).fetch_all(connection).await?;
+    let mut ids: HashSet<String> = ids.into_iter().collect();
+    let mut stored = Vec::with_capacity(tasks.len());
+    for task in tasks {
+        // Removed when found: of two with one id in this group only the first was stored.
+        let is_stored = ids.remove(&task.id);
+        stored.push(is_stored);
+        if is_stored {
+            changes.clock |= task.is_scheduled() || task.expires.is_some();
+            changes.relay |= !task.is_scheduled();
+            changes.outstanding += i64::from(!task.is_scheduled());
+        }
+    }
+    Ok(stored)
+}
+
+fn row(task: &NewTask) -> Row<'_> {
+    let stage = if task.is_scheduled() { Stage::Scheduled } else { Stage::Waiting };
+    Row(
+        &task.id,
+        &task.task,
+        &task.queue,
+        task.priority,
+        &task.args,
+        &task.kwargs,
+        &task.retry,
+        task.time_limit,
+        task.soft_time_limit,
+        task.created_at,
+        task.eta,
+        task.expires,
+        stage.name(),
+        task.due_at(),
+    )
+}
+
+/// The one parameter of a bulk statement.
+pub(super) fn json<T: serde::Serialize>(rows: &T) -> Result<String, sqlx::Error> {
+    serde_json::to_string(rows).map_err(|error| sqlx::Error::Encode(error.into()))
+}

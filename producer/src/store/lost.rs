@@ -1,0 +1,95 @@
+//! Puts back what the broker lost, and gives it up at the third time.
+
+use protocol::lost::{LostNotice, LostReason};
+use protocol::reply::{ErrorInfo, Reply, Report};
+use sqlx::{Row, SqliteConnection};
+
+use super::writer::{Changes, Write};
+use super::{MAX_LOST, Recorded, Store, StoreError, UnixMs, reports};
+
+/// How long a task waits after it was lost for the first and the second time, ms: long enough for a missing binding to be
+/// declared again or a crashing worker to be replaced.
+const BACKOFF_MS: [i64; 2] = [1_000, 15_000];
+
+impl Store {
+    /// Puts back what the broker lost, with backoff; ends it at the third loss, or when it had expired. Says how many
+    /// notices counted: the broker repeats them, and other producers' tasks are none of ours.
+    ///
+    /// # Errors
+    /// The store failed and nothing was recorded.
+    pub async fn put_back(&self, notices: Vec<LostNotice>, now: UnixMs) -> Result<u64, StoreError> {
+        self.write(|done| Write::Lost(notices, now, done)).await
+    }
+}
+
+/// Counts a notice once: each names the publish that was lost, and that publish must be the latest and still out. The
+/// notice may overtake the mark of its own publish, which then is the next one.
+const PUT_BACK: &str = "UPDATE tasks SET lost = lost + 1, stage = 'scheduled', due_at = ?3 + iif(lost = 0, ?4, ?5),
+        publishes = max(publishes, coalesce(?2, publishes))
+    WHERE id = ?1 AND finished_at IS NULL
+        AND (coalesce(?2, publishes) > publishes
+            OR (coalesce(?2, publishes) = publishes AND stage IN ('queued', 'retrying')))
+    RETURNING lost";
+
+pub(super) async fn put_back(
+    connection: &mut SqliteConnection,
+    notices: Vec<LostNotice>,
+    now: UnixMs,
+    changes: &mut Changes,
+) -> Result<u64, sqlx::Error> {
+    let mut counted = 0;
+    let mut ended = Vec::new();
+    for notice in notices {
+        let lost = sqlx::query(PUT_BACK)
+            .bind(&notice.task_id)
+            .bind(notice.publish)
+            .bind(now)
+            .bind(BACKOFF_MS[0])
+            .bind(BACKOFF_MS[1])
+            .fetch_optional(&mut *connection)
+            .await?;
+        let Some(row) = lost else { continue };
+        counted += 1;
+        changes.outstanding -= 1;
+        changes.clock = true;
+        changes.relay = true;
+        if let Some(report) = end_of(notice.reason, row.try_get("lost")?) {
+            changes.outstanding += 1;
+            ended.push(Recorded { reply: reply(notice, report), at: now });
+        }
+    }
+    reports::record(connection, ended, changes).await?;
+    Ok(counted)
+}
+
+/// A death decided by the broker is no verdict: a delivery limit cannot tell the task that killed a worker from those
+/// beside it. Only the third is one.
+fn end_of(reason: LostReason, lost: u32) -> Option<Report> {
+    let failure = |kind: &str, message: &str| {
+        Report::Failure(ErrorInfo { kind: kind.to_owned(), message: message.to_owned(), traceback: None })
+    };
+    match reason {
+        LostReason::Expired => Some(Report::Revoked { reason: "expired".to_owned() }),
+        _ if lost < MAX_LOST => None,
+        LostReason::Unroutable => Some(failure("Unroutable", "no queue took the task, three times over")),
+        LostReason::DeliveryLimit => Some(failure(
+            "WorkerLost",
+            "workers died or lost their connection while they held the task, three times over",
+        )),
+        LostReason::Rejected => Some(failure("WorkerLost", "the broker dropped the task, three times over")),
+    }
+}
+
+fn reply(notice: LostNotice, report: Report) -> Reply {
+    Reply {
+        task_id: notice.task_id,
+        report,
+        retries: Some(notice.retries),
+        seq: None,
+        worker: None,
+        started_at: None,
+        date_done: None,
+        group_id: None,
+        parent_id: None,
+    }
+}

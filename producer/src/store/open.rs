@@ -1,0 +1,146 @@
+//! Opens the database: one owner, durable commits, one writer, a few readers.
+
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use sqlx::ConnectOptions;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::task::TaskTracker;
+
+use super::writer::{Write, Writer};
+use super::{StoreError, Wake};
+
+/// Requests that may wait for the next commit.
+const WRITE_QUEUE: usize = 4096;
+const READERS: u32 = 4;
+
+/// Why the store cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Only SQLite is supported.
+    #[error("DATABASE_URL: not a sqlite: URL")]
+    Url,
+    /// The file that guards the database.
+    #[error("DATABASE_URL: cannot lock {path}: {source}")]
+    Lock {
+        /// The lock file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Another producer has it: two writers would publish everything twice.
+    #[error("DATABASE_URL: another producer uses this store ({0} is locked)")]
+    InUse(PathBuf),
+    /// SQLite's own words.
+    #[error("DATABASE_URL: {0}")]
+    Database(#[from] sqlx::Error),
+    /// The schema could not be brought up to date.
+    #[error("DATABASE_URL: {0}")]
+    Migrate(#[from] sqlx::migrate::MigrateError),
+    /// The file is damaged; starting would lose what was accepted.
+    #[error("DATABASE_URL: the database is damaged: {0}")]
+    Corrupt(String),
+}
+
+/// A handle to the store; clones share it.
+#[derive(Clone)]
+pub struct Store {
+    pub(super) readers: SqlitePool,
+    pub(super) writes: mpsc::Sender<Write>,
+    pub(super) outstanding: Arc<AtomicI64>,
+    wake: Arc<Wake>,
+    id: Arc<str>,
+    _lock: Arc<File>,
+}
+
+impl Store {
+    /// Opens the database at a `sqlite:` URL, creating it when missing, and starts its writer on `tracker`.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub async fn open(url: &str, tracker: &TaskTracker) -> Result<Self, OpenError> {
+        let options = SqliteConnectOptions::from_str(url).map_err(|_| OpenError::Url)?;
+        let lock = lock(options.get_filename())?;
+        // FULL: a commit is on disk before it is answered. Group commit pays for it.
+        let options = options
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .busy_timeout(Duration::from_secs(5))
+            .pragma("wal_autocheckpoint", "4000")
+            .disable_statement_logging();
+        let mut connection = options.connect().await?;
+        check(&mut connection).await?;
+        sqlx::migrate!("migrations/sqlite").run(&mut connection).await?;
+        let id = store_id(&mut connection).await?;
+        let outstanding = Arc::new(AtomicI64::new(count_outstanding(&mut connection).await?));
+        let readers = SqlitePoolOptions::new().max_connections(READERS).connect_with(options.read_only(true)).await?;
+        let (writes, requests) = mpsc::channel(WRITE_QUEUE);
+        let wake = Arc::new(Wake::default());
+        let committing = Writer::new(connection, requests, wake.clone(), outstanding.clone());
+        tracker.spawn(committing.run());
+        Ok(Self { readers, writes, outstanding, wake, id: id.into(), _lock: Arc::new(lock) })
+    }
+
+    /// The id that was made with the store; its reply queue is named after it.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Who to wake.
+    #[must_use]
+    pub fn wake(&self) -> &Wake {
+        &self.wake
+    }
+
+    /// Due and unfinished rows, which `OUTBOX_CAP` bounds.
+    #[must_use]
+    pub fn outstanding(&self) -> u64 {
+        self.outstanding.load(Ordering::Relaxed).try_into().unwrap_or(0)
+    }
+
+    /// Hands a request to the writer and awaits its commit.
+    pub(super) async fn write<T>(
+        &self,
+        request: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Write,
+    ) -> Result<T, StoreError> {
+        let (done, answer) = oneshot::channel();
+        self.writes.send(request(done)).await.map_err(|_| StoreError::Closed)?;
+        answer.await.map_err(|_| StoreError::Closed)?
+    }
+}
+
+/// sqlx's migration lock does nothing on SQLite, so one owner is made sure of by a file lock, held for the process.
+fn lock(database: &Path) -> Result<File, OpenError> {
+    let path = database.with_added_extension("lock");
+    let failed = |source| OpenError::Lock { path: path.clone(), source };
+    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(OpenError::InUse(path)),
+        Err(TryLockError::Error(source)) => Err(failed(source)),
+    }
+}
+
+async fn check(connection: &mut sqlx::SqliteConnection) -> Result<(), OpenError> {
+    let verdict: String = sqlx::query_scalar("PRAGMA quick_check(1)").fetch_one(connection).await?;
+    if verdict == "ok" { Ok(()) } else { Err(OpenError::Corrupt(verdict)) }
+}
+
+async fn store_id(connection: &mut sqlx::SqliteConnection) -> Result<String, sqlx::Error> {
+    let made = uuid::Uuid::now_v7().simple().to_string();
+    let insert = "INSERT INTO store (id) SELECT ? WHERE NOT EXISTS (SELECT 1 FROM store)";
+    sqlx::query(insert).bind(made).execute(&mut *connection).await?;
+    sqlx::query_scalar("SELECT id FROM store").fetch_one(connection).await
+}
+
+async fn count_outstanding(connection: &mut sqlx::SqliteConnection) -> Result<i64, sqlx::Error> {
+    let count = "SELECT count(*) FROM tasks WHERE finished_at IS NULL AND stage <> 'scheduled'";
+    sqlx::query_scalar(count).fetch_one(connection).await
+}

@@ -1,0 +1,67 @@
+//! Reads a task as it stands.
+
+use protocol::state::State;
+use serde_json::value::RawValue;
+use sqlx::Row;
+use sqlx::sqlite::SqliteRow;
+
+use super::relay::from_json;
+use super::{NewTask, Stage, Store, StoreError, TaskRow};
+
+impl Store {
+    /// The task with that id, `None` when it was never accepted or its result has expired.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn task(&self, id: &str) -> Result<Option<TaskRow>, StoreError> {
+        let row = sqlx::query("SELECT * FROM tasks WHERE id = ?").bind(id).fetch_optional(&self.readers).await?;
+        Ok(row.as_ref().map(task_row).transpose()?)
+    }
+}
+
+fn task_row(row: &SqliteRow) -> Result<TaskRow, sqlx::Error> {
+    let state: &str = row.try_get("state")?;
+    Ok(TaskRow {
+        accepted: accepted(row)?,
+        stage: Stage::from_name(row.try_get("stage")?),
+        due_at: row.try_get("due_at")?,
+        lost: row.try_get("lost")?,
+        state: State::from_name(state).ok_or_else(|| sqlx::Error::Decode(format!("state {state:?}").into()))?,
+        retries: row.try_get("retries")?,
+        worker: row.try_get("worker")?,
+        progress: optional_raw(row, "progress")?,
+        result: optional_raw(row, "result")?,
+        error: optional_raw(row, "error")?,
+        retry_at: row.try_get("retry_at")?,
+        started_at: row.try_get("started_at")?,
+        finished_at: row.try_get("finished_at")?,
+    })
+}
+
+fn accepted(row: &SqliteRow) -> Result<NewTask, sqlx::Error> {
+    Ok(NewTask {
+        id: row.try_get("id")?,
+        task: row.try_get("task")?,
+        queue: row.try_get("queue")?,
+        priority: row.try_get("priority")?,
+        args: raw(row, "args")?,
+        kwargs: raw(row, "kwargs")?,
+        retry: from_json(&raw(row, "retry")?)?,
+        time_limit: row.try_get("time_limit")?,
+        soft_time_limit: row.try_get("soft_time_limit")?,
+        created_at: row.try_get("created_at")?,
+        eta: row.try_get("eta")?,
+        expires: row.try_get("expires")?,
+    })
+}
+
+/// A JSON column as it stands.
+pub(super) fn raw(row: &SqliteRow, column: &str) -> Result<Box<RawValue>, sqlx::Error> {
+    let text: String = row.try_get(column)?;
+    RawValue::from_string(text).map_err(|error| sqlx::Error::Decode(error.into()))
+}
+
+fn optional_raw(row: &SqliteRow, column: &str) -> Result<Option<Box<RawValue>>, sqlx::Error> {
+    let text: Option<String> = row.try_get(column)?;
+    text.map(RawValue::from_string).transpose().map_err(|error| sqlx::Error::Decode(error.into()))
+}

@@ -1,0 +1,93 @@
+//! What the relay reads and marks. Marking never touches the state.
+
+use futures_util::TryStreamExt;
+use protocol::state::State;
+use serde_json::value::RawValue;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Row, SqliteConnection};
+
+use super::insert::json;
+use super::read::raw;
+use super::writer::Write;
+use super::{DueTask, Store, StoreError};
+
+/// A task that the broker confirmed, and which of its publishes that was.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Published(pub String, pub u32);
+
+const DUE: &str =
+    "SELECT id, task, priority, args, kwargs, retry, time_limit, soft_time_limit, expires, retries, state,
+        publishes
+    FROM tasks WHERE stage = 'waiting' AND queue = ? ORDER BY priority DESC, seq LIMIT ?";
+
+impl Store {
+    /// The next waiting tasks of a queue, by priority and then by age, at most `limit` and at most `max_bytes` of
+    /// arguments (but always one).
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn due(&self, queue: &str, limit: u32, max_bytes: usize) -> Result<Vec<DueTask>, StoreError> {
+        let mut rows = sqlx::query(DUE).bind(queue).bind(limit).fetch(&self.readers);
+        let mut due = Vec::new();
+        let mut bytes = 0;
+        while let Some(row) = rows.try_next().await? {
+            let task = due_task(&row)?;
+            bytes += task.args.get().len() + task.kwargs.get().len();
+            due.push(task);
+            if bytes >= max_bytes {
+                break;
+            }
+        }
+        Ok(due)
+    }
+
+    /// Unfinished tasks of a queue at the broker, those that wait out a retry not counted.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn queued(&self, queue: &str) -> Result<u32, StoreError> {
+        let count = "SELECT count(*) FROM tasks WHERE stage = 'queued' AND queue = ?";
+        Ok(sqlx::query_scalar(count).bind(queue).fetch_one(&self.readers).await?)
+    }
+
+    /// Marks tasks as handed to the broker.
+    ///
+    /// # Errors
+    /// The store failed; the tasks will be published again.
+    pub async fn mark_published(&self, published: Vec<Published>) -> Result<(), StoreError> {
+        self.write(|done| Write::Published(published, done)).await
+    }
+}
+
+fn due_task(row: &SqliteRow) -> Result<DueTask, sqlx::Error> {
+    let retries: u32 = row.try_get("retries")?;
+    let retrying = row.try_get::<&str, _>("state")? == State::Retry.name();
+    Ok(DueTask {
+        id: row.try_get("id")?,
+        task: row.try_get("task")?,
+        priority: row.try_get("priority")?,
+        args: raw(row, "args")?,
+        kwargs: raw(row, "kwargs")?,
+        retry: from_json(&raw(row, "retry")?)?,
+        time_limit: row.try_get("time_limit")?,
+        soft_time_limit: row.try_get("soft_time_limit")?,
+        expires: row.try_get("expires")?,
+        retries: retries + u32::from(retrying),
+        publish: row.try_get::<u32, _>("publishes")? + 1,
+    })
+}
+
+/// Decodes a JSON column.
+pub(super) fn from_json<T: serde::de::DeserializeOwned>(raw: &RawValue) -> Result<T, sqlx::Error> {
+    serde_json::from_str(raw.get()).map_err(|error| sqlx::Error::Decode(error.into()))
+}
+
+/// A notice that this very publish was lost may have come first: it has counted the publish already, and the guard
+/// leaves the row to it.
+const MARK: &str = "UPDATE tasks SET stage = 'queued', publishes = p.publish
+    FROM (SELECT value ->> 0 AS id, value ->> 1 AS publish FROM json_each(?)) AS p
+    WHERE tasks.id = p.id AND tasks.stage = 'waiting' AND tasks.publishes < p.publish";
+
+pub(super) async fn mark(connection: &mut SqliteConnection, published: &[Published]) -> Result<(), sqlx::Error> {
+    sqlx::query(MARK).bind(json(&published)?).execute(connection).await.map(drop)
+}

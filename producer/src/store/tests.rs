@@ -1,0 +1,274 @@
+//! Tests of the store on a real database.
+
+use protocol::lost::{LostNotice, LostReason};
+use protocol::reply::{ErrorInfo, Progress, Reply, Report};
+use protocol::state::{Claim, Standing, State};
+use serde_json::value::RawValue;
+use tempfile::TempDir;
+use tokio_util::task::TaskTracker;
+
+use super::*;
+
+const NOW: UnixMs = 1_800_000_000_000;
+
+/// A task that is due at once.
+pub(crate) fn new_task(id: &str) -> NewTask {
+    NewTask {
+        id: id.to_owned(),
+        task: "add".to_owned(),
+        queue: "default".to_owned(),
+        priority: 0,
+        args: RawValue::from_string("[1, 2]".to_owned()).unwrap(),
+        kwargs: RawValue::from_string("{}".to_owned()).unwrap(),
+        retry: RetryPolicy::default(),
+        time_limit: None,
+        soft_time_limit: None,
+        created_at: NOW,
+        eta: None,
+        expires: None,
+    }
+}
+
+async fn open(dir: &TempDir) -> Store {
+    let url = format!("sqlite:{}", dir.path().join("errand.db").display());
+    Store::open(&url, &TaskTracker::new()).await.unwrap()
+}
+
+async fn store() -> (TempDir, Store) {
+    let dir = TempDir::new().unwrap();
+    let store = open(&dir).await;
+    (dir, store)
+}
+
+fn reply(id: &str, report: Report, retries: Option<u32>, seq: Option<u32>) -> Recorded {
+    let reply = Reply {
+        task_id: id.to_owned(),
+        report,
+        retries,
+        seq,
+        worker: Some("w@h".to_owned()),
+        started_at: None,
+        date_done: None,
+        group_id: None,
+        parent_id: None,
+    };
+    Recorded { reply, at: NOW + 1 }
+}
+
+fn error(message: &str) -> ErrorInfo {
+    ErrorInfo { kind: "ValueError".to_owned(), message: message.to_owned(), traceback: None }
+}
+
+fn success(json: &str) -> Report {
+    Report::Success(RawValue::from_string(json.to_owned()).unwrap())
+}
+
+fn report_of(state: State) -> Report {
+    match state {
+        State::Pending | State::Started => Report::Started,
+        State::Retry => Report::Retry { error: error("again"), eta: None },
+        State::Success => success("3"),
+        State::Failure => Report::Failure(error("no")),
+        State::Revoked => Report::Revoked { reason: "expired".to_owned() },
+    }
+}
+
+async fn row(store: &Store, id: &str) -> TaskRow {
+    store.task(id).await.unwrap().unwrap()
+}
+
+async fn publish(store: &Store, id: &str, publish: u32) {
+    store.mark_published(vec![Published(id.to_owned(), publish)]).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_accepted_task_is_read_back_as_it_was() {
+    let (_dir, store) = store().await;
+    let args = r#"[123456789012345678901234567890,1.10,"\u00e9\u0000 ' \" \\",{"a":null}]"#;
+    let kwargs = r#"{"k":[]}"#;
+    let task = NewTask {
+        args: RawValue::from_string(args.to_owned()).unwrap(),
+        kwargs: RawValue::from_string(kwargs.to_owned()).unwrap(),
+        time_limit: Some(1.5),
+        expires: Some(NOW + 60_000),
+        ..new_task("a")
+    };
+    store.insert(task).await.unwrap();
+    let row = row(&store, "a").await;
+    assert_eq!((row.accepted.args.get(), row.accepted.kwargs.get()), (args, kwargs));
+    assert_eq!((row.accepted.time_limit, row.accepted.expires), (Some(1.5), Some(NOW + 60_000)));
+    assert_eq!((row.state, row.stage, store.outstanding()), (State::Pending, Stage::Waiting, 1));
+    assert!(store.task("b").await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_taken_id_refuses_its_own_task_only() {
+    let (_dir, store) = store().await;
+    let inserts = ["a", "b", "a", "c"].map(|id| store.insert(new_task(id)));
+    let stored = futures_util::future::join_all(inserts).await;
+    let taken: Vec<bool> = stored.iter().map(|stored| matches!(stored, Err(StoreError::Taken))).collect();
+    assert_eq!(taken, [false, false, true, false]);
+    assert_eq!(store.outstanding(), 3);
+}
+
+#[tokio::test]
+async fn what_was_accepted_outlives_the_process() {
+    let dir = TempDir::new().unwrap();
+    let first = open(&dir).await;
+    first.insert(new_task("a")).await.unwrap();
+    let id = first.id().to_owned();
+    drop(first);
+    let again = open(&dir).await;
+    assert_eq!((again.id(), again.outstanding()), (id.as_str(), 1));
+    assert_eq!(again.due("default", 10, usize::MAX).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn one_store_has_one_owner() {
+    let (dir, _store) = store().await;
+    let url = format!("sqlite:{}", dir.path().join("errand.db").display());
+    let second = Store::open(&url, &TaskTracker::new()).await;
+    assert!(second.is_err_and(|error| error.to_string().contains("another producer")));
+}
+
+#[tokio::test]
+async fn the_relay_reads_by_priority_then_age() {
+    let (_dir, store) = store().await;
+    for (id, priority) in [("a", 0), ("b", 5), ("c", 9), ("d", 5)] {
+        store.insert(NewTask { priority, ..new_task(id) }).await.unwrap();
+    }
+    let due = store.due("default", 10, usize::MAX).await.unwrap();
+    let ids: Vec<&str> = due.iter().map(|task| task.id.as_str()).collect();
+    assert_eq!(ids, ["c", "b", "d", "a"]);
+    assert_eq!(store.due("default", 10, 1).await.unwrap().len(), 1);
+    publish(&store, "c", 1).await;
+    assert_eq!(store.due("default", 10, usize::MAX).await.unwrap().len(), 3);
+    assert_eq!(store.queued("default").await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn a_task_is_due_by_its_eta_and_gone_by_its_expiry() {
+    let (_dir, store) = store().await;
+    store.insert(NewTask { eta: Some(NOW + 100), ..new_task("later") }).await.unwrap();
+    store.insert(NewTask { expires: Some(NOW + 50), ..new_task("brief") }).await.unwrap();
+    store.insert(NewTask { eta: Some(NOW + 100), expires: Some(NOW + 40), ..new_task("never") }).await.unwrap();
+    assert_eq!(store.next_tick().await.unwrap(), Some(NOW + 40));
+    store.tick(NOW + 60).await.unwrap();
+    for id in ["brief", "never"] {
+        let row = row(&store, id).await;
+        assert_eq!((row.state, row.finished_at), (State::Revoked, Some(NOW + 60)));
+        assert!(row.error.unwrap().get().contains("expired"));
+    }
+    assert_eq!((store.outstanding(), store.next_tick().await.unwrap()), (0, Some(NOW + 100)));
+    store.tick(NOW + 100).await.unwrap();
+    assert_eq!(store.due("default", 10, usize::MAX).await.unwrap()[0].id, "later");
+    assert_eq!(store.outstanding(), 1);
+}
+
+#[tokio::test]
+async fn a_life_is_recorded_in_order() {
+    let (_dir, store) = store().await;
+    store.insert(new_task("a")).await.unwrap();
+    publish(&store, "a", 1).await;
+    let progress = Progress { current: 1, total: Some(2), message: None };
+    let batch = vec![
+        reply("a", Report::Started, Some(0), Some(0)),
+        reply("a", Report::Progress(progress), Some(0), Some(1)),
+        reply("a", Report::Retry { error: error("first"), eta: None }, Some(0), Some(2)),
+    ];
+    assert_eq!(store.record(batch).await.unwrap(), 3);
+    let retrying = row(&store, "a").await;
+    assert_eq!((retrying.state, retrying.stage, retrying.retries), (State::Retry, Stage::Retrying, 0));
+    assert!(retrying.error.unwrap().get().contains("first") && retrying.progress.is_some());
+    assert_eq!(store.queued("default").await.unwrap(), 0);
+    let end = vec![reply("a", Report::Started, Some(1), Some(0)), reply("a", success("null"), Some(1), Some(1))];
+    assert_eq!(store.record(end).await.unwrap(), 2);
+    let ended = row(&store, "a").await;
+    assert_eq!((ended.state, ended.retries, ended.worker.as_deref()), (State::Success, 1, Some("w@h")));
+    assert_eq!(ended.result.unwrap().get(), "null");
+    assert!(ended.error.is_none() && ended.finished_at.is_some());
+    assert_eq!(store.outstanding(), 0);
+}
+
+#[tokio::test]
+async fn reports_about_unknown_ids_make_no_row() {
+    let (_dir, store) = store().await;
+    assert_eq!(store.record(vec![reply("ghost", success("1"), Some(0), None)]).await.unwrap(), 0);
+    assert!(store.task("ghost").await.unwrap().is_none());
+}
+
+fn lost(publish: Option<u32>) -> LostNotice {
+    LostNotice { task_id: "a".to_owned(), retries: 0, publish, reason: LostReason::DeliveryLimit }
+}
+
+#[tokio::test]
+async fn a_lost_task_goes_back_to_the_relay_and_fails_at_the_third_loss() {
+    let (_dir, store) = store().await;
+    store.insert(new_task("a")).await.unwrap();
+    for (number, end) in [(1, State::Pending), (2, State::Pending), (3, State::Failure)] {
+        publish(&store, "a", number).await;
+        assert_eq!(store.put_back(vec![lost(Some(number))], NOW).await.unwrap(), 1);
+        assert_eq!(store.put_back(vec![lost(Some(number))], NOW).await.unwrap(), 0, "the broker repeats itself");
+        assert_eq!(row(&store, "a").await.state, end);
+        store.tick(NOW + 60_000).await.unwrap();
+    }
+    assert!(row(&store, "a").await.error.unwrap().get().contains("WorkerLost"));
+    assert_eq!(store.outstanding(), 0);
+}
+
+#[tokio::test]
+async fn a_notice_may_overtake_the_mark_of_its_publish() {
+    let (_dir, store) = store().await;
+    store.insert(new_task("a")).await.unwrap();
+    assert_eq!(store.put_back(vec![lost(Some(1))], NOW).await.unwrap(), 1);
+    publish(&store, "a", 1).await;
+    assert_eq!(row(&store, "a").await.stage, Stage::Scheduled);
+    store.tick(NOW + 60_000).await.unwrap();
+    assert_eq!(store.due("default", 10, usize::MAX).await.unwrap()[0].publish, 2);
+}
+
+#[tokio::test]
+async fn ended_tasks_are_forgotten_after_their_time() {
+    let (_dir, store) = store().await;
+    for id in ["a", "b"] {
+        store.insert(new_task(id)).await.unwrap();
+    }
+    store.record(vec![reply("a", success("1"), Some(0), None)]).await.unwrap();
+    assert_eq!(store.prune(NOW + 1).await.unwrap(), 0);
+    assert_eq!(store.prune(NOW + 2).await.unwrap(), 1);
+    assert!(store.task("a").await.unwrap().is_none() && store.task("b").await.unwrap().is_some());
+}
+
+/// The SQL guard and the pure rule agree, whatever comes in whatever order and however it is batched.
+#[test]
+fn the_guard_is_the_rule() {
+    use proptest::prelude::*;
+    use proptest::test_runner::TestRunner;
+
+    let claim = (1..State::ALL.len(), proptest::option::of(0..3_u32), proptest::option::of(0..3_u32))
+        .prop_map(|(state, retries, seq)| Claim { state: State::ALL[state], retries, seq });
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let (_dir, store) = runtime.block_on(store());
+    let next = std::sync::atomic::AtomicU32::new(0);
+    let mut runner = TestRunner::default();
+    let claims = prop::collection::vec((claim, any::<bool>()), 1..12);
+    let outcome = runner.run(&claims, |claims| {
+        let id = format!("t{}", next.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
+        let expected = claims.iter().fold(Standing::ACCEPTED, |at, (claim, _)| at.after(*claim).unwrap_or(at));
+        let got = runtime.block_on(async {
+            store.insert(new_task(&id)).await.unwrap();
+            let mut batch = Vec::new();
+            for (claim, flush) in &claims {
+                batch.push(reply(&id, report_of(claim.state), claim.retries, claim.seq));
+                if *flush {
+                    store.record(std::mem::take(&mut batch)).await.unwrap();
+                }
+            }
+            store.record(batch).await.unwrap();
+            row(&store, &id).await
+        });
+        prop_assert_eq!((got.state, got.retries), (expected.state, expected.retries));
+        Ok(())
+    });
+    outcome.unwrap();
+}

@@ -1,0 +1,192 @@
+//! The one writer: requests that arrive while a commit is under way share the next one, so that a few hundred tasks cost
+//! one fsync. It starts at once when idle and waits for no timer.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use protocol::lost::LostNotice;
+use sqlx::SqliteConnection;
+use tokio::sync::{mpsc, oneshot};
+
+use super::relay::Published;
+use super::{NewTask, Recorded, StoreError, UnixMs, Wake, insert, lost, relay, reports, time};
+
+/// The most requests in one commit.
+const GROUP: usize = 1024;
+
+/// A request and who waits for its commit.
+pub(super) enum Write {
+    Insert(Vec<(NewTask, Done<()>)>),
+    Published(Vec<Published>, Done<()>),
+    Reports(Vec<Recorded>, Done<u64>),
+    Lost(Vec<LostNotice>, UnixMs, Done<u64>),
+    Tick(UnixMs, Done<()>),
+    Prune(UnixMs, Done<u64>),
+}
+
+/// Who waits for a request's commit.
+pub(super) type Done<T> = oneshot::Sender<Result<T, StoreError>>;
+
+impl Write {
+    /// Answers a request that was not run.
+    fn refuse(self, error: &StoreError) {
+        let error = error.clone();
+        match self {
+            Self::Insert(tasks) => tasks.into_iter().for_each(|(_, done)| drop(done.send(Err(error.clone())))),
+            Self::Published(_, done) | Self::Tick(_, done) => drop(done.send(Err(error))),
+            Self::Reports(_, done) | Self::Lost(_, _, done) | Self::Prune(_, done) => drop(done.send(Err(error))),
+        }
+    }
+}
+
+pub(super) struct Writer {
+    connection: SqliteConnection,
+    requests: mpsc::Receiver<Write>,
+    wake: Arc<Wake>,
+    outstanding: Arc<AtomicI64>,
+}
+
+/// What a commit changed, counted while its statements run and told once it is on disk.
+#[derive(Default)]
+pub(super) struct Changes {
+    /// Rows that became due or ended: the difference in due and unfinished rows.
+    pub(super) outstanding: i64,
+    /// Rows for the relay, or room at the broker.
+    pub(super) relay: bool,
+    /// Rows with a time of their own.
+    pub(super) clock: bool,
+}
+
+/// Answers a request with the fate of its commit.
+type Answer = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
+
+impl Writer {
+    pub(super) fn new(
+        connection: SqliteConnection,
+        requests: mpsc::Receiver<Write>,
+        wake: Arc<Wake>,
+        outstanding: Arc<AtomicI64>,
+    ) -> Self {
+        Self { connection, requests, wake, outstanding }
+    }
+
+    /// Commits until every handle to the store is gone.
+    pub(super) async fn run(mut self) {
+        let mut group = Vec::new();
+        while self.requests.recv_many(&mut group, GROUP).await > 0 {
+            metrics::histogram!("errand_store_group").record(u32::try_from(group.len()).unwrap_or(u32::MAX));
+            self.commit(std::mem::take(&mut group)).await;
+        }
+    }
+
+    async fn commit(&mut self, group: Vec<Write>) {
+        let mut changes = Changes::default();
+        let mut answers = Vec::with_capacity(group.len());
+        let outcome = self.transaction(group, &mut changes, &mut answers).await;
+        if let Err(error) = &outcome {
+            tracing::error!(%error, "the store did not commit");
+            // Also after a failed BEGIN, where there is nothing to roll back.
+            let _ = sqlx::query("ROLLBACK").execute(&mut self.connection).await;
+        } else {
+            self.tell(&changes);
+        }
+        for answer in answers {
+            answer(outcome.clone());
+        }
+    }
+
+    fn tell(&self, changes: &Changes) {
+        self.outstanding.fetch_add(changes.outstanding, Ordering::Relaxed);
+        if changes.relay {
+            self.wake.relay.send_replace(());
+        }
+        if changes.clock {
+            self.wake.clock.notify_one();
+        }
+    }
+
+    /// Runs the group in one transaction. Every request's answer is queued for after the commit.
+    ///
+    /// IMMEDIATE: a deferred transaction that upgrades later is refused as busy at once, whatever the busy timeout.
+    async fn transaction(
+        &mut self,
+        group: Vec<Write>,
+        changes: &mut Changes,
+        answers: &mut Vec<Answer>,
+    ) -> Result<(), StoreError> {
+        let connection = &mut self.connection;
+        let mut failed = sqlx::query("BEGIN IMMEDIATE").execute(&mut *connection).await.err().map(StoreError::from);
+        for write in merge_inserts(group) {
+            if let Some(error) = &failed {
+                write.refuse(error);
+                continue;
+            }
+            let (answer, outcome) = apply(connection, write, changes).await;
+            answers.push(answer);
+            failed = outcome.err();
+        }
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        sqlx::query("COMMIT").execute(connection).await?;
+        Ok(())
+    }
+}
+
+/// All tasks of the group become one statement, ahead of the rest.
+fn merge_inserts(group: Vec<Write>) -> Vec<Write> {
+    let mut tasks = Vec::new();
+    let mut merged = Vec::new();
+    for write in group {
+        match write {
+            Write::Insert(some) => tasks.extend(some),
+            other => merged.push(other),
+        }
+    }
+    if !tasks.is_empty() {
+        merged.insert(0, Write::Insert(tasks));
+    }
+    merged
+}
+
+/// Runs one request; its answer waits for the commit.
+async fn apply(
+    connection: &mut SqliteConnection,
+    write: Write,
+    changes: &mut Changes,
+) -> (Answer, Result<(), StoreError>) {
+    match write {
+        Write::Insert(tasks) => {
+            let (tasks, waiting): (Vec<_>, Vec<_>) = tasks.into_iter().unzip();
+            let stored = insert::insert(connection, &tasks, changes).await.map_err(StoreError::from);
+            answer_inserts(waiting, stored)
+        }
+        Write::Published(published, done) => settle(done, relay::mark(connection, &published).await),
+        Write::Reports(reports, done) => settle(done, reports::record(connection, reports, changes).await),
+        Write::Lost(notices, now, done) => settle(done, lost::put_back(connection, notices, now, changes).await),
+        Write::Tick(now, done) => settle(done, time::tick(connection, now, changes).await),
+        Write::Prune(before, done) => settle(done, time::prune(connection, before).await),
+    }
+}
+
+fn settle<T: Send + 'static>(done: Done<T>, outcome: Result<T, sqlx::Error>) -> (Answer, Result<(), StoreError>) {
+    let outcome = outcome.map_err(StoreError::from);
+    let verdict = outcome.as_ref().map(drop).map_err(Clone::clone);
+    // The caller may have gone; then nobody wants the answer.
+    let answer =
+        move |committed: Result<(), StoreError>| drop(done.send(outcome.and_then(|value| committed.map(|()| value))));
+    (Box::new(answer), verdict)
+}
+
+/// An id that is taken refuses its own task only.
+fn answer_inserts(waiting: Vec<Done<()>>, stored: Result<Vec<bool>, StoreError>) -> (Answer, Result<(), StoreError>) {
+    let verdict = stored.as_ref().map(drop).map_err(Clone::clone);
+    let answer = move |committed: Result<(), StoreError>| {
+        for (place, done) in waiting.into_iter().enumerate() {
+            let taken = stored.as_ref().is_ok_and(|stored| !stored[place]);
+            let own = if taken { Err(StoreError::Taken) } else { Ok(()) };
+            let _ = done.send(committed.clone().and(own));
+        }
+    };
+    (Box::new(answer), verdict)
+}

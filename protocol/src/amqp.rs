@@ -1,0 +1,28 @@
+//! The AMQP connection that both services use. lapin is named below this module and nowhere else.
+//!
+//! What is here holds what measuring showed: a confirm channel has one owner, a publish counts once it was confirmed
+//! and not returned, publishing and consuming use different connections, every await has a deadline, and a supervisor
+//! rebuilds connection, channel, topology, qos and consumer after any fault. lapin's own recovery stays off.
+
+mod broker;
+mod convert;
+mod declare;
+mod fault;
+mod link;
+mod publisher;
+mod subscription;
+mod url;
+mod window;
+
+pub use broker::Broker;
+pub use fault::Fault;
+pub use link::Link;
+pub use publisher::{Publish, PublishError, Publisher, PublisherTask};
+pub use subscription::{Delivery, QueueSpec, Subscribe, SubscriptionTask};
+pub use url::{AmqpUrl, BadUrl};
+
+/// Makes ring the process's TLS provider. Call once, first thing in `main`.
+pub fn install_crypto_provider() {
+    // An error means that a provider was installed already, which serves as well.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}

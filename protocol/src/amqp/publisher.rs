@@ -1,0 +1,259 @@
+//! The confirmed publisher: one task owns the channel, callers send it messages and wait for their confirm.
+//!
+//! Four callers that shared one cloned channel got each other's confirms, and messages that the broker had refused were
+//! reported as accepted (measured). So nothing else here publishes.
+
+use std::time::Duration;
+
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::{Channel, Connection};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::broker::Broker;
+use super::convert::{basic_properties, short_string};
+use super::fault::{Fault, within};
+use super::link::{self, Link};
+use super::window::{Pending, publish_window};
+use crate::backoff::Backoff;
+use crate::message::Message;
+use crate::topology::Table;
+
+/// The most publishes in flight. The window takes what is waiting when the one before it was confirmed, so it is one
+/// message when idle and grows with the load.
+const WINDOW: usize = 1024;
+const TRANSIENT_QUEUE: usize = 4096;
+const DEADLINE: Duration = Duration::from_secs(10);
+/// How often an idle publisher looks at its connection: dead, blocked, unblocked.
+const CHECK: Duration = Duration::from_millis(500);
+/// A session that lasted this long counts as a success for the backoff.
+const STABLE: Duration = Duration::from_secs(10);
+
+/// A message and where it goes. Published mandatory.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Publish {
+    /// Exchange; empty for the default exchange.
+    pub exchange: String,
+    /// Routing key, at most 255 bytes.
+    pub routing_key: String,
+    /// What is published.
+    pub message: Message,
+}
+
+/// Why a publish does not count.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PublishError {
+    /// The broker is away or blocks publishers; nothing was sent.
+    #[error("not published: {0}")]
+    Unavailable(Link),
+    /// No queue takes the message.
+    #[error("returned by the broker: {0}")]
+    Returned(String),
+    /// The broker refused it: the queue is full.
+    #[error("refused by the broker (negative confirm)")]
+    Nacked,
+    /// It was sent and the confirm did not come: the broker may have it or not.
+    #[error("unknown whether it was published: {0}")]
+    Unknown(String),
+    /// It cannot be put on the wire.
+    #[error("not an AMQP message: {0}")]
+    Malformed(String),
+}
+
+/// A handle to the publisher; clones share it.
+#[derive(Clone)]
+pub struct Publisher {
+    confirmed: mpsc::Sender<Pending>,
+    transient: mpsc::Sender<Publish>,
+    link: watch::Receiver<Link>,
+}
+
+/// The publisher's supervised loop, to be spawned.
+pub struct PublisherTask {
+    broker: Broker,
+    table: Table,
+    confirmed: mpsc::Receiver<Pending>,
+    transient: mpsc::Receiver<Publish>,
+    link: watch::Sender<Link>,
+}
+
+impl Publisher {
+    /// A publisher that declares `table` whenever it connects.
+    #[must_use]
+    pub fn new(broker: Broker, table: Table) -> (Self, PublisherTask) {
+        let (confirmed_tx, confirmed) = mpsc::channel(WINDOW);
+        let (transient_tx, transient) = mpsc::channel(TRANSIENT_QUEUE);
+        let (link, link_rx) = watch::channel(Link::default());
+        let task = PublisherTask { broker, table, confirmed, transient, link };
+        (Self { confirmed: confirmed_tx, transient: transient_tx, link: link_rx }, task)
+    }
+
+    /// Publishes and waits for the broker's confirm.
+    ///
+    /// # Errors
+    /// Each variant of [`PublishError`]. After [`PublishError::Unknown`] the message may arrive all the same.
+    pub async fn publish(&self, publish: Publish) -> Result<(), PublishError> {
+        let link = self.link();
+        if !link.is_ready() {
+            return Err(PublishError::Unavailable(link));
+        }
+        let (done, verdict) = oneshot::channel();
+        let gone = || PublishError::Unavailable(Link::Down("the publisher has stopped".into()));
+        self.confirmed.send(Pending { publish, done }).await.map_err(|_| gone())?;
+        verdict.await.map_err(|_| gone())?
+    }
+
+    /// Hands over a message that may be lost: neither confirmed nor kept when the broker is away. `false` when dropped.
+    #[must_use]
+    pub fn publish_transient(&self, publish: Publish) -> bool {
+        self.link().is_ready() && self.transient.try_send(publish).is_ok()
+    }
+
+    /// Whether publishing goes through just now.
+    #[must_use]
+    pub fn link(&self) -> Link {
+        self.link.borrow().clone()
+    }
+
+    /// Watches the link.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<Link> {
+        self.link.clone()
+    }
+
+    /// Waits until publishing goes through; returns also when the publisher has stopped.
+    pub async fn ready(&self) {
+        let _ = self.link.clone().wait_for(Link::is_ready).await;
+    }
+}
+
+/// One connection with its two channels.
+struct Session {
+    connection: Connection,
+    confirmed: Channel,
+    transient: Channel,
+}
+
+impl PublisherTask {
+    /// Publishes until `stop`, rebuilding everything after a fault.
+    ///
+    /// # Errors
+    /// Only a fault that rebuilding cannot mend.
+    pub async fn run(mut self, stop: CancellationToken) -> Result<(), Fault> {
+        let mut backoff = Backoff::default();
+        while !stop.is_cancelled() {
+            let started = Instant::now();
+            let Err(fault) = self.session(&stop).await else { break };
+            link::set(&self.link, Link::Down(fault.to_string()));
+            self.refuse_waiting();
+            if fault.is_fatal() {
+                return Err(fault);
+            }
+            if started.elapsed() > STABLE {
+                backoff.reset();
+            }
+            let wait = backoff.next_delay();
+            tracing::warn!(%fault, retry_in = ?wait, "publisher lost the broker");
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = sleep(wait) => {}
+            }
+        }
+        link::set(&self.link, Link::Down("the publisher has stopped".into()));
+        self.refuse_waiting();
+        Ok(())
+    }
+
+    async fn session(&mut self, stop: &CancellationToken) -> Result<(), Fault> {
+        let session = tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            session = Session::open(&self.broker, &self.table) => session?,
+        };
+        link::set(&self.link, Link::Ready);
+        tracing::info!(broker = %self.broker.url(), "publisher connected");
+        let served = self.serve(&session, stop).await;
+        session.close().await;
+        served
+    }
+
+    async fn serve(&mut self, session: &Session, stop: &CancellationToken) -> Result<(), Fault> {
+        let mut check = interval(CHECK);
+        check.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut window = Vec::new();
+        let mut transient = Vec::new();
+        loop {
+            let blocked = session.check(&self.link)?;
+            tokio::select! {
+                biased;
+                _ = self.confirmed.recv_many(&mut window, WINDOW), if !blocked => {
+                    metrics::histogram!("errand_publish_window").record(f64::from(u32::try_from(window.len()).unwrap_or(u32::MAX)));
+                    publish_window(&session.connection, &session.confirmed, std::mem::take(&mut window)).await?;
+                }
+                _ = self.transient.recv_many(&mut transient, WINDOW), if !blocked => {
+                    session.publish_transient(&mut transient).await?;
+                }
+                () = stop.cancelled() => return Ok(()),
+                _ = check.tick() => {
+                    if blocked {
+                        self.refuse_waiting();
+                    }
+                }
+            }
+        }
+    }
+
+    /// Tells whoever came in between that nothing was sent.
+    fn refuse_waiting(&mut self) {
+        let link = self.link.borrow().clone();
+        while let Ok(pending) = self.confirmed.try_recv() {
+            let _ = pending.done.send(Err(PublishError::Unavailable(link.clone())));
+        }
+        while self.transient.try_recv().is_ok() {}
+    }
+}
+
+impl Session {
+    async fn open(broker: &Broker, table: &Table) -> Result<Self, Fault> {
+        let connection = broker.connect().await?;
+        super::declare::declare_on(&connection, table).await?;
+        let confirmed = within("opening a channel", DEADLINE, connection.create_channel()).await?;
+        let select = confirmed.confirm_select(ConfirmSelectOptions::default());
+        within("confirm.select", DEADLINE, select).await?;
+        let transient = within("opening a channel", DEADLINE, connection.create_channel()).await?;
+        Ok(Self { connection, confirmed, transient })
+    }
+
+    /// Whether the broker blocks publishers, after setting the link.
+    fn check(&self, link: &watch::Sender<Link>) -> Result<bool, Fault> {
+        let usable = self.connection.status().connected()
+            && self.confirmed.status().connected()
+            && self.transient.status().connected();
+        if !usable {
+            return Err(Fault::Disconnected);
+        }
+        let blocked = self.connection.status().blocked();
+        link::set(link, if blocked { Link::Blocked } else { Link::Ready });
+        Ok(blocked)
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "this is the publisher")]
+    async fn publish_transient(&self, waiting: &mut Vec<Publish>) -> Result<(), Fault> {
+        let options = BasicPublishOptions::default();
+        let sends = waiting.iter().filter_map(|publish| {
+            let exchange = short_string(&publish.exchange).ok()?;
+            let routing_key = short_string(&publish.routing_key).ok()?;
+            let properties = basic_properties(&publish.message.properties).ok()?;
+            Some(self.transient.basic_publish(exchange, routing_key, options, &publish.message.body, properties))
+        });
+        let all = futures_util::future::try_join_all(sends);
+        within("a transient publish", DEADLINE, all).await?;
+        waiting.clear();
+        Ok(())
+    }
+
+    /// `close` hangs while the broker blocks publishers, so it has three seconds.
+    async fn close(self) {
+        let _ = tokio::time::timeout(Duration::from_secs(3), self.connection.close(200, "bye".into())).await;
+    }
+}

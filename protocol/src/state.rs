@@ -1,0 +1,204 @@
+//! The states of a task and which report may follow which.
+//!
+//! Pure: the producer's store asks it for the order, and its SQL compares what this module computes.
+
+use serde::{Deserialize, Serialize};
+
+/// A task's state, by Celery's names (Celery's `states` module).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum State {
+    /// Accepted, and no worker has said that it runs.
+    Pending,
+    /// A worker runs it.
+    Started,
+    /// An attempt failed and the next one is due later.
+    Retry,
+    /// Its handler returned a result.
+    Success,
+    /// It was given up.
+    Failure,
+    /// It was revoked, or expired before it ran.
+    Revoked,
+}
+
+impl State {
+    /// All states, in the order of a task's life.
+    pub const ALL: [Self; 6] = [Self::Pending, Self::Started, Self::Retry, Self::Success, Self::Failure, Self::Revoked];
+
+    /// Celery's name of the state.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pending => "PENDING",
+            Self::Started => "STARTED",
+            Self::Retry => "RETRY",
+            Self::Success => "SUCCESS",
+            Self::Failure => "FAILURE",
+            Self::Revoked => "REVOKED",
+        }
+    }
+
+    /// The state of that name, `None` for any other word.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.name() == name)
+    }
+
+    /// Whether a task in this state has ended.
+    #[must_use]
+    pub const fn is_terminal(self) -> bool {
+        matches!(self, Self::Success | Self::Failure | Self::Revoked)
+    }
+
+    /// Where the state stands within one attempt: a report of a lower rank is older.
+    #[must_use]
+    pub const fn rank(self) -> u8 {
+        match self {
+            Self::Pending => 0,
+            Self::Started => 1,
+            Self::Retry => 2,
+            Self::Success | Self::Failure | Self::Revoked => 3,
+        }
+    }
+}
+
+impl std::fmt::Display for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// How far a task has come, as far as ordering reports needs it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    /// The state as recorded.
+    pub state: State,
+    /// The attempt, from 0.
+    pub retries: u32,
+    /// The order among the reports of one attempt and rank.
+    pub seq: u32,
+}
+
+/// What a report claims. A stock Celery worker says neither attempt nor order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Claim {
+    /// The state reported.
+    pub state: State,
+    /// The attempt; `None` counts as the current one.
+    pub retries: Option<u32>,
+    /// The order among reports of one attempt and rank; `None` counts as the next.
+    pub seq: Option<u32>,
+}
+
+impl Standing {
+    /// Of a task that was just accepted.
+    pub const ACCEPTED: Self = Self { state: State::Pending, retries: 0, seq: 0 };
+
+    /// Where the task stands after the claim, `None` when the claim is too late to count.
+    ///
+    /// The first terminal claim wins whatever its attempt, and nothing follows it. Among open states the order is
+    /// (attempt, rank, seq), strictly rising, so a duplicate changes nothing. The store's guard is this rule in SQL.
+    #[must_use]
+    pub fn after(self, claim: Claim) -> Option<Self> {
+        if self.state.is_terminal() {
+            return None;
+        }
+        let retries = claim.retries.unwrap_or(self.retries);
+        let seq = claim.seq.unwrap_or(self.seq.saturating_add(1));
+        let next = Self { state: claim.state, retries, seq };
+        (claim.state.is_terminal() || next.key() > self.key()).then_some(next)
+    }
+
+    fn key(self) -> (u32, u8, u32) {
+        (self.retries, self.state.rank(), self.seq)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn any_claim() -> impl Strategy<Value = Claim> {
+        (0..State::ALL.len(), proptest::option::of(0..4_u32), proptest::option::of(0..4_u32))
+            .prop_map(|(state, retries, seq)| Claim { state: State::ALL[state], retries, seq })
+    }
+
+    fn fold(claims: &[Claim]) -> Standing {
+        claims.iter().fold(Standing::ACCEPTED, |at, claim| at.after(*claim).unwrap_or(at))
+    }
+
+    /// A full life: `failures` attempts that are retried, then a terminal state, with three reports of progress each.
+    fn life(failures: u32, end: State) -> Vec<Claim> {
+        let mut claims = Vec::new();
+        for retries in 0..=failures {
+            let of = |state, seq| Claim { state, retries: Some(retries), seq: Some(seq) };
+            claims.extend((0..3).map(|seq| of(State::Started, seq)));
+            claims.push(of(if retries == failures { end } else { State::Retry }, 0));
+        }
+        claims
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_follows_a_terminal_state(claims in prop::collection::vec(any_claim(), 0..20), late in any_claim()) {
+            let standing = fold(&claims);
+            prop_assert_eq!(standing.state.is_terminal() && standing.after(late).is_some(), false);
+        }
+
+        #[test]
+        fn the_first_terminal_claim_wins(claims in prop::collection::vec(any_claim(), 0..20)) {
+            let first = claims.iter().find(|claim| claim.state.is_terminal());
+            let end = fold(&claims);
+            match first {
+                Some(first) => prop_assert_eq!(end.state, first.state),
+                None => prop_assert!(!end.state.is_terminal()),
+            }
+        }
+
+        #[test]
+        fn an_open_standing_never_goes_back(claims in prop::collection::vec(any_claim(), 0..20)) {
+            let mut at = Standing::ACCEPTED;
+            for claim in claims {
+                if let Some(next) = at.after(claim) {
+                    prop_assert!(next.state.is_terminal() || next.key() > at.key());
+                    at = next;
+                }
+            }
+        }
+
+        #[test]
+        fn order_and_duplication_do_not_change_the_end(
+            failures in 0..3_u32, end in 3..6_usize,
+            shuffled in Just(()).prop_perturb(|(), mut rng| rng.random::<u64>()),
+        ) {
+            let mut claims = life(failures, State::ALL[end]);
+            claims.extend(claims.clone());
+            let mut order: Vec<usize> = (0..claims.len()).collect();
+            order.sort_by_key(|i| (*i as u64 + 1).wrapping_mul(shuffled | 1).rotate_left(17));
+            let mixed: Vec<Claim> = order.into_iter().map(|i| claims[i]).collect();
+            let standing = fold(&mixed);
+            prop_assert_eq!(standing.state, State::ALL[end]);
+            prop_assert_eq!(standing.retries, failures);
+        }
+
+        #[test]
+        fn without_the_end_the_latest_open_report_stands(failures in 1..4_u32, swap in 0..100_usize) {
+            let mut claims = life(failures, State::Success);
+            claims.pop();
+            let n = claims.len();
+            claims.swap(swap % n, (swap * 7 + 3) % n);
+            let standing = fold(&claims);
+            prop_assert_eq!(standing, Standing { state: State::Started, retries: failures, seq: 2 });
+        }
+    }
+
+    #[test]
+    fn names_go_both_ways() {
+        for state in State::ALL {
+            assert_eq!(State::from_name(state.name()), Some(state));
+        }
+        assert_eq!(State::from_name("success"), None);
+    }
+}

@@ -1,0 +1,94 @@
+//! A task on the wire: Celery's message protocol 2, strict JSON (DESIGN section 3, measured in celery-wire A).
+//!
+//! [`Task::decode`] reads tolerantly, [`TaskMessage`] writes strictly, [`forward`] turns a received message into the
+//! one that follows it. Nothing here publishes, and nothing decides whether a task is retried.
+
+use std::time::Duration;
+
+use serde_json::value::RawValue;
+use time::OffsetDateTime;
+
+use crate::retry::RetryPolicy;
+
+mod decode;
+mod emit;
+mod fault;
+pub mod forward;
+mod headers;
+
+pub use emit::TaskMessage;
+pub use fault::{DecodeFault, Undecodable};
+
+/// A task as a worker receives it.
+#[derive(Debug, Clone, Default)]
+pub struct Task {
+    /// The task id: any string that is not empty, not always a UUID.
+    pub id: String,
+    /// The name that handlers are registered under.
+    pub task: String,
+    /// Positional arguments: a JSON array of which only the syntax is checked.
+    pub args: Box<RawValue>,
+    /// Arguments by name: a JSON object of which only the syntax is checked.
+    pub kwargs: Box<RawValue>,
+    /// What is to follow this task.
+    pub embed: Embed,
+    /// The attempt, from 0.
+    pub retries: u32,
+    /// Not to be run before.
+    pub eta: Option<OffsetDateTime>,
+    /// Not to be run after; it counts from the send, not from `eta`.
+    pub expires: Option<OffsetDateTime>,
+    /// The hard limit; 0 on the wire means none, as Celery has it.
+    pub time_limit: Option<Duration>,
+    /// The soft limit; 0 on the wire means none.
+    pub soft_time_limit: Option<Duration>,
+    /// The first task of the workflow.
+    pub root_id: Option<String>,
+    /// The task that sent this one.
+    pub parent_id: Option<String>,
+    /// The group, to be copied into results.
+    pub group: Option<String>,
+    /// The place in the group.
+    pub group_index: Option<i64>,
+    /// A name for display only.
+    pub shadow: Option<String>,
+    /// Whether nobody wants the result.
+    pub ignore_result: bool,
+    /// Who sent it, for display only.
+    pub origin: Option<String>,
+    /// 0 when the sender set none, Celery's default.
+    pub priority: u8,
+    /// The queue that replies go to. A stock client names one even if it wants no result and the queue does not exist.
+    pub reply_to: Option<String>,
+    /// What replies carry back.
+    pub correlation_id: Option<String>,
+    /// The retry policy, of our own producer only.
+    pub retry: Option<RetryPolicy>,
+    /// What remains to be waited after a delay queue; never zero.
+    pub delay_left: Option<Duration>,
+    /// Whether `reply_to` outlives its producer, so that replies are persistent.
+    pub durable_reply: bool,
+    /// How many times the producer has published it.
+    pub publish: Option<u32>,
+}
+
+/// What is to follow a task: signatures, unread. `null` and `[]` are nothing.
+#[derive(Debug, Clone, Default)]
+pub struct Embed {
+    /// To be sent on success (`link`).
+    pub callbacks: Option<Box<RawValue>>,
+    /// To be sent on final failure (`link_error`).
+    pub errbacks: Option<Box<RawValue>>,
+    /// The rest of the chain, in reverse order.
+    pub chain: Option<Box<RawValue>>,
+    /// What waits for the whole group. Whoever cannot count groups must fail the task, not drop this.
+    pub chord: Option<Box<RawValue>>,
+}
+
+impl Embed {
+    /// Whether nothing follows.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.callbacks.is_none() && self.errbacks.is_none() && self.chain.is_none() && self.chord.is_none()
+    }
+}

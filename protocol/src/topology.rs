@@ -1,0 +1,369 @@
+//! The broker's objects: one table from which both services declare (DESIGN: every name starts with the prefix).
+//!
+//! Plain data. [`crate::amqp`] declares it; nothing else builds names.
+
+use serde_json::{Map, Value, json};
+
+/// Delay levels are 2^0 s to 2^19 s.
+pub const DELAY_LEVELS: u32 = 20;
+
+/// Returns from the broker before a message counts as poison. Set explicitly: without it 3.10 redelivers for ever and
+/// 4.x gives up after 20.
+const DELIVERY_LIMIT: i64 = 20;
+
+/// For queues whose messages must survive being looked at: from 4.0 the default of 20 deletes what was returned 21
+/// times, and -1 means zero on 3.10.
+const DELIVERY_LIMIT_NEVER: i64 = 1_000_000;
+
+/// Dead letters are kept for 14 days.
+const DEAD_LETTER_TTL_MS: i64 = 14 * 24 * 3600 * 1000;
+
+/// Dead letters beyond this drop the oldest.
+const DEAD_LETTER_MAX: i64 = 100_000;
+
+/// Heartbeats older than this tell nothing.
+const HEARTBEAT_TTL_MS: i64 = 15_000;
+
+/// The kinds of exchange in use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExchangeKind {
+    /// Routes by pattern.
+    Topic,
+    /// Routes by header values.
+    Headers,
+    /// Routes to all.
+    Fanout,
+}
+
+/// An exchange to declare, durable.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Exchange {
+    /// Full name.
+    pub name: String,
+    /// Its kind.
+    pub kind: ExchangeKind,
+    /// Declare arguments.
+    pub arguments: Map<String, Value>,
+}
+
+/// A queue to declare.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Queue {
+    /// Full name.
+    pub name: String,
+    /// Whether it survives the broker.
+    pub durable: bool,
+    /// Whether it belongs to one connection and goes with it.
+    pub exclusive: bool,
+    /// Declare arguments.
+    pub arguments: Map<String, Value>,
+}
+
+/// A binding to declare.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Binding {
+    /// Source exchange.
+    pub exchange: String,
+    /// Destination queue.
+    pub queue: String,
+    /// Binding key; also set, without meaning, for fanout and headers exchanges.
+    pub routing_key: String,
+    /// Binding arguments.
+    pub arguments: Map<String, Value>,
+}
+
+/// What one service declares. Exchanges first: queues name them as dead-letter exchange.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Table {
+    /// Exchanges, each after its alternate exchange.
+    pub exchanges: Vec<Exchange>,
+    /// Queues.
+    pub queues: Vec<Queue>,
+    /// Bindings.
+    pub bindings: Vec<Binding>,
+}
+
+impl Table {
+    /// Both tables as one.
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        self.exchanges.extend(other.exchanges);
+        self.queues.extend(other.queues);
+        self.bindings.extend(other.bindings);
+        self
+    }
+}
+
+/// The names of the broker's objects under one prefix.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Topology {
+    prefix: String,
+}
+
+/// A queue name that [`Topology::check_queue`] refuses.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BadQueueName {
+    /// Dots would match two topic bindings, and a task would run twice; other signs are hard to type in a URL.
+    #[error("queue name {0:?} does not match [a-z0-9_-]{{1,64}}")]
+    Pattern(String),
+    /// The name is taken by Errand's own queue.
+    #[error("queue name {0:?} is taken by the queue of dead letters")]
+    Reserved(String),
+}
+
+impl Topology {
+    /// Of all names that start with `prefix`, `errand.` by default.
+    #[must_use]
+    pub fn new(prefix: impl Into<String>) -> Self {
+        Self { prefix: prefix.into() }
+    }
+
+    /// Whether the name may be a task queue's, without the prefix.
+    ///
+    /// # Errors
+    /// The name does not match `[a-z0-9_-]{1,64}`, or is reserved.
+    pub fn check_queue(name: &str) -> Result<(), BadQueueName> {
+        let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_' || byte == b'-';
+        if name.is_empty() || name.len() > 64 || !name.bytes().all(fits) {
+            return Err(BadQueueName::Pattern(name.to_owned()));
+        }
+        if name == "dead-letters" {
+            return Err(BadQueueName::Reserved(name.to_owned()));
+        }
+        Ok(())
+    }
+
+    fn name(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
+    }
+
+    /// The topic exchange that tasks are published to; the routing key is the queue's name without the prefix.
+    #[must_use]
+    pub fn tasks(&self) -> String {
+        self.name("tasks")
+    }
+
+    /// The full name of a task queue.
+    #[must_use]
+    pub fn queue(&self, queue: &str) -> String {
+        self.name(queue)
+    }
+
+    /// The headers exchange in front of the delay queues.
+    #[must_use]
+    pub fn delay(&self) -> String {
+        self.name("delay")
+    }
+
+    /// The delay queue of level k, which holds a message for 2^k s.
+    #[must_use]
+    pub fn delay_queue(&self, level: u32) -> String {
+        self.name(&format!("delay.{}", delay_label(level)))
+    }
+
+    /// Whether a full queue name is that of a delay queue.
+    #[must_use]
+    pub fn is_delay_queue(&self, name: &str) -> bool {
+        name.strip_prefix(&self.prefix).is_some_and(|rest| rest.starts_with("delay."))
+    }
+
+    /// The exchange of what a worker gave up on.
+    #[must_use]
+    pub fn dead(&self) -> String {
+        self.name("dead")
+    }
+
+    /// The exchange of what the broker gave up on.
+    #[must_use]
+    pub fn lost(&self) -> String {
+        self.name("lost")
+    }
+
+    /// The operator's queue.
+    #[must_use]
+    pub fn dead_letters(&self) -> String {
+        self.name("dead-letters")
+    }
+
+    /// The reply queue of the producers that share a store.
+    #[must_use]
+    pub fn results(&self, store_id: &str) -> String {
+        self.name(&format!("results.{store_id}"))
+    }
+
+    /// The exchange of the workers' heartbeats.
+    #[must_use]
+    pub fn workers(&self) -> String {
+        self.name("workers")
+    }
+
+    /// The exchange of commands to all workers.
+    #[must_use]
+    pub fn control(&self) -> String {
+        self.name("control")
+    }
+
+    /// What both services declare: everything but reply queues and heartbeat queues. `queues` without prefix.
+    #[must_use]
+    pub fn shared(&self, queues: &[String]) -> Table {
+        let mut table = Table { exchanges: self.exchanges(), ..Table::default() };
+        table.queues.push(self.dead_letter_queue());
+        for exchange in [self.dead(), self.lost()] {
+            table.bindings.push(bind(exchange, self.dead_letters(), "", &[]));
+        }
+        for queue in queues {
+            table.queues.push(self.task_queue(queue));
+            table.bindings.push(bind(self.tasks(), self.queue(queue), queue, &[]));
+        }
+        for level in 0..DELAY_LEVELS {
+            table.queues.push(self.level_queue(level));
+            let matching = [("x-match", json!("all")), ("errand-delay", json!(delay_label(level)))];
+            table.bindings.push(bind(self.delay(), self.delay_queue(level), "", &matching));
+        }
+        table
+    }
+
+    /// What a producer declares besides: its reply queue, which also hears of what the broker lost.
+    #[must_use]
+    pub fn reply_queue(&self, store_id: &str) -> Table {
+        let name = self.results(store_id);
+        let arguments =
+            arguments(&[("x-queue-type", json!("quorum")), ("x-delivery-limit", json!(DELIVERY_LIMIT_NEVER))]);
+        Table {
+            bindings: vec![bind(self.lost(), name.clone(), "", &[])],
+            queues: vec![Queue { name, durable: true, exclusive: false, arguments }],
+            exchanges: Vec::new(),
+        }
+    }
+
+    /// What one producer process declares besides: the queue in which it hears the workers' heartbeats.
+    #[must_use]
+    pub fn heartbeat_queue(&self, producer_id: &str) -> Table {
+        let name = self.name(&format!("workers.{producer_id}"));
+        let arguments = arguments(&[("x-message-ttl", json!(HEARTBEAT_TTL_MS))]);
+        Table {
+            bindings: vec![bind(self.workers(), name.clone(), "", &[])],
+            queues: vec![Queue { name, durable: false, exclusive: true, arguments }],
+            exchanges: Vec::new(),
+        }
+    }
+
+    fn exchanges(&self) -> Vec<Exchange> {
+        // Without an alternate exchange, 32 messages that cannot be routed stop at-least-once dead-lettering for all.
+        let alternate = [("alternate-exchange", json!(self.lost()))];
+        let exchange = |name, kind, args: &[(&str, Value)]| Exchange { name, kind, arguments: arguments(args) };
+        vec![
+            exchange(self.lost(), ExchangeKind::Fanout, &[]),
+            exchange(self.dead(), ExchangeKind::Fanout, &[]),
+            exchange(self.tasks(), ExchangeKind::Topic, &alternate),
+            exchange(self.delay(), ExchangeKind::Headers, &alternate),
+            exchange(self.workers(), ExchangeKind::Fanout, &[]),
+            exchange(self.control(), ExchangeKind::Fanout, &[]),
+        ]
+    }
+
+    fn task_queue(&self, queue: &str) -> Queue {
+        let limit = [("x-delivery-limit", json!(DELIVERY_LIMIT))];
+        Queue {
+            name: self.queue(queue),
+            durable: true,
+            exclusive: false,
+            arguments: dead_lettering_to(&self.lost(), &limit),
+        }
+    }
+
+    fn level_queue(&self, level: u32) -> Queue {
+        let ttl = [("x-message-ttl", json!(1000_i64 << level))];
+        Queue {
+            name: self.delay_queue(level),
+            durable: true,
+            exclusive: false,
+            arguments: dead_lettering_to(&self.tasks(), &ttl),
+        }
+    }
+
+    fn dead_letter_queue(&self) -> Queue {
+        let arguments = arguments(&[
+            ("x-queue-type", json!("quorum")),
+            ("x-message-ttl", json!(DEAD_LETTER_TTL_MS)),
+            ("x-max-length", json!(DEAD_LETTER_MAX)),
+            ("x-overflow", json!("drop-head")),
+            ("x-delivery-limit", json!(DELIVERY_LIMIT_NEVER)),
+        ]);
+        Queue { name: self.dead_letters(), durable: true, exclusive: false, arguments }
+    }
+}
+
+/// The value of the header `errand-delay` that routes to level k: `1s`, `2s`, `4s` and so on. A string, because the
+/// headers exchange compares types too.
+#[must_use]
+pub fn delay_label(level: u32) -> String {
+    format!("{}s", 1_u64 << level)
+}
+
+/// A quorum queue that dead-letters at least once, which needs reject-publish (measured on 3.10 and 4.3).
+fn dead_lettering_to(exchange: &str, more: &[(&str, Value)]) -> Map<String, Value> {
+    let mut all = arguments(&[
+        ("x-queue-type", json!("quorum")),
+        ("x-dead-letter-exchange", json!(exchange)),
+        ("x-dead-letter-strategy", json!("at-least-once")),
+        ("x-overflow", json!("reject-publish")),
+    ]);
+    all.extend(arguments(more));
+    all
+}
+
+fn arguments(pairs: &[(&str, Value)]) -> Map<String, Value> {
+    pairs.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect()
+}
+
+fn bind(exchange: String, queue: String, routing_key: &str, args: &[(&str, Value)]) -> Binding {
+    Binding { exchange, queue, routing_key: routing_key.to_owned(), arguments: arguments(args) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table() -> Table {
+        Topology::new("errand.").shared(&["default".to_owned(), "mail".to_owned()])
+    }
+
+    #[test]
+    fn every_exchange_that_dead_letters_reach_has_a_way_out() {
+        let table = table();
+        for queue in &table.queues {
+            let Some(target) = queue.arguments.get("x-dead-letter-exchange") else { continue };
+            let target = table.exchanges.iter().find(|exchange| exchange.name == *target).unwrap();
+            let fanout = target.kind == ExchangeKind::Fanout;
+            assert!(fanout || target.arguments.contains_key("alternate-exchange"), "{} may jam", queue.name);
+        }
+    }
+
+    #[test]
+    fn bindings_name_declared_objects_only() {
+        let table = table();
+        for binding in &table.bindings {
+            assert!(table.exchanges.iter().any(|exchange| exchange.name == binding.exchange));
+            assert!(table.queues.iter().any(|queue| queue.name == binding.queue));
+        }
+    }
+
+    #[test]
+    fn queue_names_with_dots_or_taken_names_are_refused() {
+        for bad in ["", "a.b", "A", "mail#", "dead-letters", &"x".repeat(65)] {
+            assert!(Topology::check_queue(bad).is_err(), "{bad:?}");
+        }
+        for good in ["default", "mail_2", "a-b", &"x".repeat(64)] {
+            assert_eq!(Topology::check_queue(good), Ok(()));
+        }
+    }
+
+    #[test]
+    fn delay_levels_double() {
+        let topology = Topology::new("t.");
+        assert_eq!(topology.delay_queue(0), "t.delay.1s");
+        assert_eq!(topology.delay_queue(19), "t.delay.524288s");
+        assert!(topology.is_delay_queue("t.delay.4s") && !topology.is_delay_queue("t.default"));
+    }
+}
