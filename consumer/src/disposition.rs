@@ -41,6 +41,8 @@ pub enum Disposition {
     GiveUp(ErrorInfo),
     /// Publish that nobody wants it any more.
     Revoke(String),
+    /// Give the message back: this attempt does not count.
+    Requeue,
 }
 
 /// Decides. `random` is 0 to 1, for the jitter.
@@ -69,6 +71,7 @@ pub fn decide(
         Outcome::Returned(result) => Disposition::Succeed(result),
         Outcome::Failed(TaskError::Retry { error, delay }) => retry(error, delay),
         Outcome::Failed(TaskError::Fail { error }) => Disposition::GiveUp(error),
+        Outcome::Failed(TaskError::Interrupted { .. }) => Disposition::Requeue,
         Outcome::Panicked(message) => retry(error("Panic", message), None),
         Outcome::TimeLimitExceeded(limit) => {
             Disposition::GiveUp(error("TimeLimitExceeded", format!("ran longer than {} s", limit.as_secs_f64())))
@@ -85,6 +88,7 @@ fn error(kind: &str, message: String) -> ErrorInfo {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::context::Cancelled;
     use proptest::prelude::*;
 
     const POLICY: RetryPolicy = RetryPolicy { max_retries: 3, backoff: 1.0, backoff_max: 600.0, jitter: false };
@@ -131,6 +135,7 @@ mod tests {
     #[test]
     fn a_panic_is_an_error_and_an_expired_task_is_revoked() {
         assert!(matches!(at(Outcome::Panicked("boom".into()), 0), Disposition::Retry { .. }));
+        assert!(matches!(at(Outcome::Failed(Cancelled::Shutdown.into()), 3), Disposition::Requeue));
         assert!(matches!(at(Outcome::Expired, 0), Disposition::Revoke(reason) if reason == "expired"));
         let result = RawValue::from_string("42".into()).unwrap();
         assert!(matches!(at(Outcome::Returned(result), 0), Disposition::Succeed(result) if result.get() == "42"));

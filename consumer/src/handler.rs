@@ -47,6 +47,11 @@ pub enum TaskError {
         /// Why.
         error: ErrorInfo,
     },
+    /// The worker shuts down and the handler ended early: the attempt does not count, another worker runs it again.
+    Interrupted {
+        /// Why.
+        error: ErrorInfo,
+    },
 }
 
 impl TaskError {
@@ -62,12 +67,12 @@ impl TaskError {
         Self::Fail { error: error_info(kind.into(), message.into()) }
     }
 
-    /// The same error with its own delay before the next attempt. A failure at once has none and stays as it is.
+    /// The same error with its own delay before the next attempt. What is not to be retried stays as it is.
     #[must_use]
     pub fn after(self, delay: Duration) -> Self {
         match self {
             Self::Retry { error, .. } => Self::Retry { error, delay: Some(delay) },
-            fail @ Self::Fail { .. } => fail,
+            other => other,
         }
     }
 
@@ -82,7 +87,7 @@ impl TaskError {
     #[must_use]
     pub const fn error(&self) -> &ErrorInfo {
         match self {
-            Self::Retry { error, .. } | Self::Fail { error } => error,
+            Self::Retry { error, .. } | Self::Fail { error } | Self::Interrupted { error } => error,
         }
     }
 }
@@ -97,7 +102,10 @@ impl From<Cancelled> for TaskError {
     /// For a handler that ends because it was asked to. Only a shutdown leaves something to try again.
     fn from(reason: Cancelled) -> Self {
         match reason {
-            Cancelled::Shutdown => Self::retry("WorkerShutdown", "the worker shut down before the task had ended"),
+            Cancelled::Shutdown => {
+                let message = "the worker shut down before the task had ended";
+                Self::Interrupted { error: error_info("WorkerShutdown".to_owned(), message.to_owned()) }
+            }
             Cancelled::SoftTimeLimit => Self::fail("SoftTimeLimitExceeded", "the soft time limit passed"),
             Cancelled::Revoked => Self::fail("TaskRevoked", "the task was revoked while it ran"),
         }

@@ -84,11 +84,18 @@ impl Builder {
         producer_env.extend(self.producer);
         let mut consumer_env = common(self.consumer_via);
         consumer_env.extend(self.consumer);
-        // The vhost goes with this, whatever fails from here on.
-        let vhost = Vhost { broker: self.broker, name: self.vhost };
         let producer = Service::start("producer", "producer", dir.path(), &producer_env).await?;
         let client = Client::new(producer.address())?;
-        let mut pair = Pair { client, producer, consumers: Vec::new(), consumer_env, store, vhost, dir };
+        let mut pair = Pair {
+            client,
+            producer,
+            consumers: Vec::new(),
+            consumer_env,
+            store,
+            broker: self.broker,
+            vhost: self.vhost,
+            dir,
+        };
         for _ in 0..self.consumers {
             pair.start_consumer(&[]).await?;
         }
@@ -96,8 +103,11 @@ impl Builder {
     }
 }
 
-/// A producer and its consumers, running on a virtual host of their own. Dropping it kills them, deletes the virtual
-/// host and prints the end of each log, which the test harness shows when the test fails.
+/// A producer and its consumers, running on a virtual host of their own. Dropping it kills them and prints the end of
+/// each log, which the test harness shows when the test fails.
+///
+/// The virtual host stays until the node goes. Deleting one whose quorum queues are still being declared takes down the
+/// node's dead-letter supervisor (RabbitMQ 3.10.8), and then every other test's queues.
 ///
 /// It does not borrow the broker: a test may stop that meanwhile.
 #[derive(Debug)]
@@ -109,8 +119,8 @@ pub struct Pair {
     pub consumers: Vec<Service>,
     consumer_env: Env,
     store: PathBuf,
-    // Dropped after the services, so that they do not see it go.
-    vhost: Vhost,
+    broker: Endpoint,
+    vhost: String,
     dir: TempDir,
 }
 
@@ -139,13 +149,13 @@ impl Pair {
     /// The virtual host's name.
     #[must_use]
     pub fn vhost(&self) -> &str {
-        &self.vhost.name
+        &self.vhost
     }
 
     /// The broker as it is reached without a proxy.
     #[must_use]
     pub fn broker(&self) -> &Endpoint {
-        &self.vhost.broker
+        &self.broker
     }
 
     /// The producer's SQLite file.
@@ -189,18 +199,5 @@ impl Pair {
             }
         }
         Ok(())
-    }
-}
-
-#[derive(Debug)]
-struct Vhost {
-    broker: Endpoint,
-    name: String,
-}
-
-impl Drop for Vhost {
-    fn drop(&mut self) {
-        // The broker may be gone by now.
-        let _ = self.broker.management.delete_vhost_blocking(&self.name);
     }
 }

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::Worker;
 use super::run::run;
 use super::runs::{Admission, Key};
-use super::settle::{Followup, Origin};
+use super::settle::{Followup, Origin, Settled};
 use crate::disposition::{Disposition, Outcome, decide};
 
 /// Waits shorter than this are held here; the broker's shortest delay is a second.
@@ -73,27 +73,33 @@ impl Intake {
 
 /// One attempt from admission to ack.
 async fn life(worker: Arc<Worker>, key: Key, task: Task, message: Message, queue: String) {
-    let done = worker.abandon.run_until_cancelled(attempt(&worker, &key, &task, &message, &queue)).await;
-    if done.is_none() {
-        drop(worker.runs.abandoned(&key));
-        return;
-    }
-    for delivery in worker.runs.settled(&key) {
-        if !delivery.ack().await {
-            tracing::debug!(task_id = %key.0, "settled; its ack was lost with the connection");
+    let settled = worker.abandon.run_until_cancelled(attempt(&worker, &key, &task, &message, &queue)).await;
+    match settled {
+        Some(Settled::Ack) => {
+            for delivery in worker.runs.settled(&key) {
+                if !delivery.ack().await {
+                    tracing::debug!(task_id = %key.0, "settled; its ack was lost with the connection");
+                }
+            }
         }
+        Some(Settled::Requeue) => {
+            for delivery in worker.runs.abandoned(&key) {
+                delivery.requeue().await;
+            }
+        }
+        // Left unacked: it comes again elsewhere when this process has ended.
+        None => drop(worker.runs.abandoned(&key)),
     }
 }
 
-async fn attempt(worker: &Arc<Worker>, key: &Key, task: &Task, message: &Message, queue: &str) {
+async fn attempt(worker: &Arc<Worker>, key: &Key, task: &Task, message: &Message, queue: &str) -> Settled {
     let origin = Origin { task, message, queue };
     let wait = wait_of(task, OffsetDateTime::now_utc());
     if wait >= HOLD {
-        worker.settle.publish(&origin, Followup::Forward(wait)).await;
-        return;
+        return worker.settle.publish(&origin, Followup::Forward(wait)).await;
     }
     tokio::time::sleep(wait).await;
-    let Ok(_slot) = worker.slots.acquire().await else { return };
+    let Ok(_slot) = worker.slots.acquire().await else { return Settled::Requeue };
     let started_at = OffsetDateTime::now_utc();
     let outcome = if task.expires.is_some_and(|expires| expires <= started_at) {
         Outcome::Expired
@@ -104,7 +110,7 @@ async fn attempt(worker: &Arc<Worker>, key: &Key, task: &Task, message: &Message
     };
     let policy = task.retry.unwrap_or_default();
     let disposition = decide(outcome, &policy, task.retries, worker.config.max_result_bytes, fastrand::f64());
-    worker.settle.publish(&origin, Followup::Disposed(disposition, started_at)).await;
+    worker.settle.publish(&origin, Followup::Disposed(disposition, started_at)).await
 }
 
 /// What is left of a delay, or until the `eta` of a client that publishes to our queues itself.

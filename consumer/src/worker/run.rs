@@ -39,6 +39,7 @@ pub(super) async fn run(
         worker: worker.config.worker_name.clone(),
         deadline: Some(started + hard),
     };
+    metrics::counter!("errand_runs_started_total").increment(1);
     let (context, control) = Context::new(parts);
     let progress = control.progress();
     worker.runs.control(key, control);

@@ -33,6 +33,15 @@ pub(super) enum Followup {
     Disposed(Disposition, OffsetDateTime),
 }
 
+/// What is due to the delivery once everything was published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Settled {
+    /// It is done with.
+    Ack,
+    /// It goes back to the queue.
+    Requeue,
+}
+
 pub(super) struct Settle {
     publisher: Publisher,
     topology: Topology,
@@ -45,12 +54,14 @@ impl Settle {
     }
 
     /// Publishes all that follows, for as long as it takes: until then the delivery stays unacked.
-    pub(super) async fn publish(&self, origin: &Origin<'_>, followup: Followup) {
+    pub(super) async fn publish(&self, origin: &Origin<'_>, followup: Followup) -> Settled {
         let publishes = match followup {
-            Followup::Forward(wait) => vec![self.task_publish(forward_of(origin.message, wait), origin.queue)],
+            Followup::Forward(wait) => Some(vec![self.task_publish(forward_of(origin.message, wait), origin.queue)]),
             Followup::Disposed(disposition, started_at) => self.dispose(origin, disposition, started_at),
         };
+        let Some(publishes) = publishes else { return Settled::Requeue };
         futures_util::future::join_all(publishes.into_iter().map(|publish| self.confirmed(publish))).await;
+        Settled::Ack
     }
 
     /// Says that a task runs, or how far it is. May be lost.
@@ -62,12 +73,19 @@ impl Settle {
         }
     }
 
-    fn dispose(&self, origin: &Origin<'_>, disposition: Disposition, started_at: OffsetDateTime) -> Vec<Publish> {
+    /// What to publish; `None` when nothing follows and the message goes back.
+    fn dispose(
+        &self,
+        origin: &Origin<'_>,
+        disposition: Disposition,
+        started_at: OffsetDateTime,
+    ) -> Option<Vec<Publish>> {
         let task = origin.task;
         let now = OffsetDateTime::now_utc();
         let (report, follow) = match disposition {
             Disposition::Succeed(result) => (Report::Success(result), None),
             Disposition::Revoke(reason) => (Report::Revoked { reason }, None),
+            Disposition::Requeue => return None,
             Disposition::Retry { error, wait } => {
                 tracing::info!(task_id = %task.id, task = %task.task, attempt = task.retries, error = %brief(&error), ?wait, "retry");
                 let retry = retry_of(origin.message, task.retries.saturating_add(1), wait);
@@ -85,7 +103,7 @@ impl Settle {
         let ended = report.state().is_terminal();
         let reply = Reply { date_done: ended.then_some(now), ..self.reply(task, report, started_at) };
         let reply = reply_publish(task, &reply).filter(|_| !task.ignore_result);
-        follow.into_iter().chain(reply).collect()
+        Some(follow.into_iter().chain(reply).collect())
     }
 
     fn reply(&self, task: &Task, report: Report, started_at: OffsetDateTime) -> Reply {

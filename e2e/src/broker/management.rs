@@ -1,6 +1,5 @@
 //! Owns what is asked of a node through its management API: virtual hosts, queues, bindings, messages.
 
-use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -80,20 +79,6 @@ impl Management {
         self.call(Method::PUT, &["vhosts", vhost], None).await?;
         let all = json!({"configure": ".*", "write": ".*", "read": ".*"});
         self.call(Method::PUT, &["permissions", vhost, &self.credentials.0], Some(&all)).await.map(drop)
-    }
-
-    /// Deletes a virtual host and all in it.
-    pub async fn delete_vhost(&self, vhost: &str) -> Result<()> {
-        self.call(Method::DELETE, &["vhosts", vhost], None).await.map(drop)
-    }
-
-    /// The same for a destructor, which cannot await: it blocks the thread.
-    pub fn delete_vhost_blocking(&self, vhost: &str) -> Result<()> {
-        let delete = || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(self.delete_vhost(vhost))
-        };
-        thread::scope(|scope| scope.spawn(delete).join()).unwrap_or_else(|_| bail!("deleting {vhost} panicked"))
     }
 
     /// What the API says about a queue. Its counts lag by up to ten seconds: see [`super::Endpoint::depth`].

@@ -1,5 +1,10 @@
 //! The running pair against a real RabbitMQ node, and the testbed itself.
 
+mod bad_input;
 mod compose;
+mod faults;
+mod flood;
 mod harness;
+mod life;
+mod routing;
 mod up;

@@ -1,0 +1,40 @@
+//! A load run: everything accepted ends, nothing is stored twice. Its rates are printed, not judged.
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use e2e::broker::{Broker, Options};
+use e2e::{Pair, load};
+use serde_json::json;
+
+const TASKS: usize = 20_000;
+
+#[tokio::test]
+async fn twenty_thousand_tasks_from_64_connections_all_end_once() -> Result<()> {
+    let node = Broker::start(Options::default()).await?;
+    let pair = Pair::on(&node).start().await?;
+    let cpu = || -> Result<[Duration; 3]> {
+        Ok([pair.producer.cpu_time()?, pair.consumers[0].cpu_time()?, node.cpu_time()?])
+    };
+    let (before, start) = (cpu()?, Instant::now());
+    let address = pair.client().address();
+    let submitted = load::submit(address, TASKS, 64, |n| json!({"task": "add", "args": [n, 1]})).await?;
+    let settled =
+        pair.broker().await_depth(pair.vhost(), "errand.default", |depth| depth.ready == 0, Duration::from_mins(5));
+    settled.await?;
+    let ends = load::await_all(address, &submitted.ids[TASKS - 200..], 1, Duration::from_mins(5)).await?;
+    let (elapsed, after) = (start.elapsed(), cpu()?);
+    assert_eq!(ends.get("SUCCESS"), Some(&200), "{ends:?}");
+    let all = load::await_all(address, &submitted.ids, 16, Duration::from_mins(5)).await?;
+    assert_eq!(all, [("SUCCESS".to_owned(), TASKS)].into());
+    assert_eq!(submitted.ids.iter().collect::<HashSet<_>>().len(), TASKS);
+    let rate = |elapsed: Duration| f64::from(u32::try_from(TASKS).unwrap_or(u32::MAX)) / elapsed.as_secs_f64();
+    println!("accepted {:.0}/s, to stored results {:.0}/s", rate(submitted.elapsed), rate(elapsed));
+    for (name, (before, after)) in ["producer", "consumer", "broker"].iter().zip(before.iter().zip(after)) {
+        println!("{name}: {} µs of CPU a task", after.saturating_sub(*before).as_micros() / TASKS as u128);
+    }
+    let stored = pair.client().get_path("/metrics").await?.text;
+    assert!(stored.contains(&format!("errand_accepted_total {TASKS}")), "{stored}");
+    pair.stop().await
+}
