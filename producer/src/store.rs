@@ -3,6 +3,7 @@
 //! This module holds the nouns; SQL stands in the backend below it and nowhere else. Nothing here knows of HTTP or of
 //! the broker.
 
+mod column;
 mod insert;
 mod lost;
 mod open;
@@ -13,6 +14,7 @@ mod reports;
 pub(crate) mod tests;
 mod time;
 mod wake;
+mod write;
 mod writer;
 
 use protocol::reply::Reply;
@@ -21,7 +23,6 @@ use protocol::state::State;
 use serde_json::value::RawValue;
 
 pub use open::Store;
-pub use relay::Published;
 pub use wake::Wake;
 
 /// Milliseconds since 1970, UTC.
@@ -185,6 +186,10 @@ pub struct DueTask {
     /// Which publish of this task this is, from 1.
     pub publish: u32,
 }
+
+/// A task that the broker confirmed, and which of its publishes that was.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Published(pub String, pub u32);
 
 /// A report about a task with the time to record where the report has none of its own.
 #[derive(Debug, Clone)]

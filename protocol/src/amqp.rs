@@ -9,6 +9,7 @@ mod convert;
 mod declare;
 mod fault;
 mod link;
+mod publish;
 mod publisher;
 mod subscription;
 mod url;
@@ -17,7 +18,8 @@ mod window;
 pub use broker::Broker;
 pub use fault::Fault;
 pub use link::Link;
-pub use publisher::{Publish, PublishError, Publisher, PublisherTask};
+pub use publish::{Publish, PublishError};
+pub use publisher::{Publisher, PublisherTask};
 pub use subscription::{Delivery, QueueSpec, Subscribe, SubscriptionTask};
 pub use url::{AmqpUrl, BadUrl};
 

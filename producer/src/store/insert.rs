@@ -5,7 +5,8 @@ use std::collections::HashSet;
 use serde_json::value::RawValue;
 use sqlx::SqliteConnection;
 
-use super::writer::{Changes, Write};
+use super::column::json;
+use super::write::{Changes, Write};
 use super::{NewTask, Stage, Store, StoreError};
 
 impl Store {
@@ -87,9 +88,4 @@ fn row(task: &NewTask) -> Row<'_> {
         stage.name(),
         task.due_at(),
     )
-}
-
-/// The one parameter of a bulk statement.
-pub(super) fn json<T: serde::Serialize>(rows: &T) -> Result<String, sqlx::Error> {
-    serde_json::to_string(rows).map_err(|error| sqlx::Error::Encode(error.into()))
 }

@@ -4,7 +4,7 @@ use protocol::lost::{LostNotice, LostReason};
 use protocol::reply::{ErrorInfo, Reply, Report};
 use sqlx::{Row, SqliteConnection};
 
-use super::writer::{Changes, Write};
+use super::write::{Changes, Write};
 use super::{MAX_LOST, Recorded, Store, StoreError, UnixMs, reports};
 
 /// How long a task waits after it was lost for the first and the second time, ms: long enough for a missing binding to be

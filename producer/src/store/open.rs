@@ -12,7 +12,8 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePo
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 
-use super::writer::{Write, Writer};
+use super::write::Write;
+use super::writer::Writer;
 use super::{StoreError, Wake};
 
 /// Requests that may wait for the next commit.

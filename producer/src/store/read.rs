@@ -1,11 +1,10 @@
 //! Reads a task as it stands.
 
 use protocol::state::State;
-use serde_json::value::RawValue;
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
-use super::relay::from_json;
+use super::column::{from_json, optional_raw, raw};
 use super::{NewTask, Stage, Store, StoreError, TaskRow};
 
 impl Store {
@@ -53,15 +52,4 @@ fn accepted(row: &SqliteRow) -> Result<NewTask, sqlx::Error> {
         eta: row.try_get("eta")?,
         expires: row.try_get("expires")?,
     })
-}
-
-/// A JSON column as it stands.
-pub(super) fn raw(row: &SqliteRow, column: &str) -> Result<Box<RawValue>, sqlx::Error> {
-    let text: String = row.try_get(column)?;
-    RawValue::from_string(text).map_err(|error| sqlx::Error::Decode(error.into()))
-}
-
-fn optional_raw(row: &SqliteRow, column: &str) -> Result<Option<Box<RawValue>>, sqlx::Error> {
-    let text: Option<String> = row.try_get(column)?;
-    text.map(RawValue::from_string).transpose().map_err(|error| sqlx::Error::Decode(error.into()))
 }

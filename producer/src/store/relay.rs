@@ -2,18 +2,12 @@
 
 use futures_util::TryStreamExt;
 use protocol::state::State;
-use serde_json::value::RawValue;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
 
-use super::insert::json;
-use super::read::raw;
-use super::writer::Write;
-use super::{DueTask, Store, StoreError};
-
-/// A task that the broker confirmed, and which of its publishes that was.
-#[derive(Debug, Clone, serde::Serialize)]
-pub struct Published(pub String, pub u32);
+use super::column::{from_json, json, raw};
+use super::write::Write;
+use super::{DueTask, Published, Store, StoreError};
 
 const DUE: &str =
     "SELECT id, task, priority, args, kwargs, retry, time_limit, soft_time_limit, expires, retries, state,
@@ -75,11 +69,6 @@ fn due_task(row: &SqliteRow) -> Result<DueTask, sqlx::Error> {
         retries: retries + u32::from(retrying),
         publish: row.try_get::<u32, _>("publishes")? + 1,
     })
-}
-
-/// Decodes a JSON column.
-pub(super) fn from_json<T: serde::de::DeserializeOwned>(raw: &RawValue) -> Result<T, sqlx::Error> {
-    serde_json::from_str(raw.get()).map_err(|error| sqlx::Error::Decode(error.into()))
 }
 
 /// A notice that this very publish was lost may have come first: it has counted the publish already, and the guard

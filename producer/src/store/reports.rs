@@ -6,8 +6,8 @@ use protocol::timestamp::unix_ms;
 use serde_json::value::{RawValue, to_raw_value};
 use sqlx::SqliteConnection;
 
-use super::insert::json;
-use super::writer::{Changes, Write};
+use super::column::json;
+use super::write::{Changes, Write};
 use super::{Recorded, Stage, Store, StoreError, UnixMs};
 
 impl Store {

@@ -3,9 +3,9 @@
 use protocol::state::State;
 use sqlx::SqliteConnection;
 
-use super::insert::json;
+use super::column::json;
 use super::reports::revoked;
-use super::writer::{Changes, Write};
+use super::write::{Changes, Write};
 use super::{Store, StoreError, UnixMs};
 
 /// Rows that one statement touches, so that no commit is long; what is left over follows at once.

@@ -4,57 +4,20 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use protocol::lost::LostNotice;
 use sqlx::SqliteConnection;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
-use super::relay::Published;
-use super::{NewTask, Recorded, StoreError, UnixMs, Wake, insert, lost, relay, reports, time};
+use super::write::{Changes, Done, Write};
+use super::{StoreError, Wake, insert, lost, relay, reports, time};
 
 /// The most requests in one commit.
 const GROUP: usize = 1024;
-
-/// A request and who waits for its commit.
-pub(super) enum Write {
-    Insert(Vec<(NewTask, Done<()>)>),
-    Published(Vec<Published>, Done<()>),
-    Reports(Vec<Recorded>, Done<u64>),
-    Lost(Vec<LostNotice>, UnixMs, Done<u64>),
-    Tick(UnixMs, Done<()>),
-    Prune(UnixMs, Done<u64>),
-}
-
-/// Who waits for a request's commit.
-pub(super) type Done<T> = oneshot::Sender<Result<T, StoreError>>;
-
-impl Write {
-    /// Answers a request that was not run.
-    fn refuse(self, error: &StoreError) {
-        let error = error.clone();
-        match self {
-            Self::Insert(tasks) => tasks.into_iter().for_each(|(_, done)| drop(done.send(Err(error.clone())))),
-            Self::Published(_, done) | Self::Tick(_, done) => drop(done.send(Err(error))),
-            Self::Reports(_, done) | Self::Lost(_, _, done) | Self::Prune(_, done) => drop(done.send(Err(error))),
-        }
-    }
-}
 
 pub(super) struct Writer {
     connection: SqliteConnection,
     requests: mpsc::Receiver<Write>,
     wake: Arc<Wake>,
     outstanding: Arc<AtomicI64>,
-}
-
-/// What a commit changed, counted while its statements run and told once it is on disk.
-#[derive(Default)]
-pub(super) struct Changes {
-    /// Rows that became due or ended: the difference in due and unfinished rows.
-    pub(super) outstanding: i64,
-    /// Rows for the relay, or room at the broker.
-    pub(super) relay: bool,
-    /// Rows with a time of their own.
-    pub(super) clock: bool,
 }
 
 /// Answers a request with the fate of its commit.

@@ -15,9 +15,9 @@ use super::broker::Broker;
 use super::convert::{basic_properties, short_string};
 use super::fault::{Fault, within};
 use super::link::{self, Link};
+use super::publish::{Publish, PublishError};
 use super::window::{Pending, publish_window};
 use crate::backoff::Backoff;
-use crate::message::Message;
 use crate::topology::Table;
 
 /// The most publishes in flight. The window takes what is waiting when the one before it was confirmed, so it is one
@@ -29,37 +29,6 @@ const DEADLINE: Duration = Duration::from_secs(10);
 const CHECK: Duration = Duration::from_millis(500);
 /// A session that lasted this long counts as a success for the backoff.
 const STABLE: Duration = Duration::from_secs(10);
-
-/// A message and where it goes. Published mandatory.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Publish {
-    /// Exchange; empty for the default exchange.
-    pub exchange: String,
-    /// Routing key, at most 255 bytes.
-    pub routing_key: String,
-    /// What is published.
-    pub message: Message,
-}
-
-/// Why a publish does not count.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum PublishError {
-    /// The broker is away or blocks publishers; nothing was sent.
-    #[error("not published: {0}")]
-    Unavailable(Link),
-    /// No queue takes the message.
-    #[error("returned by the broker: {0}")]
-    Returned(String),
-    /// The broker refused it: the queue is full.
-    #[error("refused by the broker (negative confirm)")]
-    Nacked,
-    /// It was sent and the confirm did not come: the broker may have it or not.
-    #[error("unknown whether it was published: {0}")]
-    Unknown(String),
-    /// It cannot be put on the wire.
-    #[error("not an AMQP message: {0}")]
-    Malformed(String),
-}
 
 /// A handle to the publisher; clones share it.
 #[derive(Clone)]

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 
 use super::convert::{basic_properties, short_string};
 use super::fault::Fault;
-use super::publisher::{Publish, PublishError};
+use super::publish::{Publish, PublishError};
 
 /// How long the broker may take for a window while it does not block publishers.
 const CONFIRM_DEADLINE: Duration = Duration::from_secs(30);

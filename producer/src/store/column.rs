@@ -1,0 +1,27 @@
+//! JSON in columns and parameters.
+
+use serde_json::value::RawValue;
+use sqlx::Row;
+use sqlx::sqlite::SqliteRow;
+
+/// The one parameter of a bulk statement.
+pub(super) fn json<T: serde::Serialize>(rows: &T) -> Result<String, sqlx::Error> {
+    serde_json::to_string(rows).map_err(|error| sqlx::Error::Encode(error.into()))
+}
+
+/// A JSON column as it stands.
+pub(super) fn raw(row: &SqliteRow, column: &str) -> Result<Box<RawValue>, sqlx::Error> {
+    let text: String = row.try_get(column)?;
+    RawValue::from_string(text).map_err(|error| sqlx::Error::Decode(error.into()))
+}
+
+/// A JSON column that may be null.
+pub(super) fn optional_raw(row: &SqliteRow, column: &str) -> Result<Option<Box<RawValue>>, sqlx::Error> {
+    let text: Option<String> = row.try_get(column)?;
+    text.map(RawValue::from_string).transpose().map_err(|error| sqlx::Error::Decode(error.into()))
+}
+
+/// Decodes a JSON column.
+pub(super) fn from_json<T: serde::de::DeserializeOwned>(raw: &RawValue) -> Result<T, sqlx::Error> {
+    serde_json::from_str(raw.get()).map_err(|error| sqlx::Error::Decode(error.into()))
+}

@@ -1,0 +1,42 @@
+//! What the writer is asked for, and what its commits changed.
+
+use protocol::lost::LostNotice;
+use tokio::sync::oneshot;
+
+use super::{NewTask, Published, Recorded, StoreError, UnixMs};
+
+/// A request and who waits for its commit.
+pub(super) enum Write {
+    Insert(Vec<(NewTask, Done<()>)>),
+    Published(Vec<Published>, Done<()>),
+    Reports(Vec<Recorded>, Done<u64>),
+    Lost(Vec<LostNotice>, UnixMs, Done<u64>),
+    Tick(UnixMs, Done<()>),
+    Prune(UnixMs, Done<u64>),
+}
+
+/// Who waits for a request's commit.
+pub(super) type Done<T> = oneshot::Sender<Result<T, StoreError>>;
+
+impl Write {
+    /// Answers a request that was not run.
+    pub(super) fn refuse(self, error: &StoreError) {
+        let error = error.clone();
+        match self {
+            Self::Insert(tasks) => tasks.into_iter().for_each(|(_, done)| drop(done.send(Err(error.clone())))),
+            Self::Published(_, done) | Self::Tick(_, done) => drop(done.send(Err(error))),
+            Self::Reports(_, done) | Self::Lost(_, _, done) | Self::Prune(_, done) => drop(done.send(Err(error))),
+        }
+    }
+}
+
+/// What a commit changed, counted while its statements run and told once it is on disk.
+#[derive(Default)]
+pub(super) struct Changes {
+    /// Rows that became due or ended: the difference in due and unfinished rows.
+    pub(super) outstanding: i64,
+    /// Rows for the relay, or room at the broker.
+    pub(super) relay: bool,
+    /// Rows with a time of their own.
+    pub(super) clock: bool,
+}

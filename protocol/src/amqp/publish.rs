@@ -1,0 +1,35 @@
+//! What is published, and why it may not count.
+
+use super::link::Link;
+use crate::message::Message;
+
+/// A message and where it goes. Published mandatory.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Publish {
+    /// Exchange; empty for the default exchange.
+    pub exchange: String,
+    /// Routing key, at most 255 bytes.
+    pub routing_key: String,
+    /// What is published.
+    pub message: Message,
+}
+
+/// Why a publish does not count.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PublishError {
+    /// The broker is away or blocks publishers; nothing was sent.
+    #[error("not published: {0}")]
+    Unavailable(Link),
+    /// No queue takes the message.
+    #[error("returned by the broker: {0}")]
+    Returned(String),
+    /// The broker refused it: the queue is full.
+    #[error("refused by the broker (negative confirm)")]
+    Nacked,
+    /// It was sent and the confirm did not come: the broker may have it or not.
+    #[error("unknown whether it was published: {0}")]
+    Unknown(String),
+    /// It cannot be put on the wire.
+    #[error("not an AMQP message: {0}")]
+    Malformed(String),
+}
