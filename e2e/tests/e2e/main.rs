@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod compose;
+mod documents;
 mod faults;
 mod flood;
 mod harness;
