@@ -16,7 +16,8 @@ use std::time::Duration;
 
 use actix_web::dev::Server;
 use actix_web::http::StatusCode;
-use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
+use actix_web::http::header::{ALLOW, HeaderValue};
+use actix_web::{App, HttpRequest, HttpResponse, HttpServer, ResponseError, guard, web};
 use metrics_exporter_prometheus::PrometheusHandle;
 use protocol::amqp::Link;
 use tokio::sync::watch;
@@ -26,6 +27,8 @@ use self::problem::Problem;
 use crate::reason::reason;
 use crate::store::{Store, TaskRow};
 use crate::workers::Workers;
+
+const HTTP_WORKERS: usize = 2;
 
 /// What the endpoints work with.
 pub struct Api {
@@ -69,8 +72,9 @@ impl Api {
 pub fn server(api: Arc<Api>, listen: SocketAddr) -> std::io::Result<Server> {
     let api = web::Data::from(api);
     let server = HttpServer::new(move || App::new().app_data(api.clone()).configure(routes))
-        .workers(2)
+        .workers(HTTP_WORKERS)
         .client_request_timeout(Duration::from_secs(5))
+        .max_connections(10_000)
         .shutdown_timeout(2)
         .disable_signals()
         .bind(listen)?;
@@ -78,21 +82,29 @@ pub fn server(api: Arc<Api>, listen: SocketAddr) -> std::io::Result<Server> {
 }
 
 fn routes(config: &mut web::ServiceConfig) {
-    let other = || web::to(method_not_allowed);
+    let get = || web::route().guard(guard::Any(guard::Get()).or(guard::Head()));
+    let other =
+        |allowed| web::to(move |request: HttpRequest| std::future::ready(method_not_allowed(&request, allowed)));
     config
-        .service(web::resource("/v1/tasks").route(web::post().to(submit::submit)).default_service(other()))
-        .service(web::resource("/v1/tasks/{id}").route(web::get().to(task::task)).default_service(other()))
-        .service(web::resource("/livez").route(web::get().to(health::livez)).default_service(other()))
-        .service(web::resource("/readyz").route(web::get().to(health::readyz)).default_service(other()))
-        .service(web::resource("/metrics").route(web::get().to(health::metrics)).default_service(other()))
+        .service(web::resource("/v1/tasks").route(web::post().to(submit::submit)).default_service(other("POST")))
+        .service(web::resource("/v1/tasks/{id}").route(get().to(task::task)).default_service(other(READ)))
+        .service(web::resource("/livez").route(get().to(health::livez)).default_service(other(READ)))
+        .service(web::resource("/readyz").route(get().to(health::readyz)).default_service(other(READ)))
+        .service(web::resource("/metrics").route(get().to(health::metrics)).default_service(other(READ)))
         .default_service(web::to(not_found));
 }
+
+/// The methods of what can only be read.
+const READ: &str = "GET, HEAD";
 
 async fn not_found(request: HttpRequest) -> Result<HttpResponse, Problem> {
     Err(Problem::new(StatusCode::NOT_FOUND, "not-found", format!("there is nothing at {}", request.path())))
 }
 
-async fn method_not_allowed(request: HttpRequest) -> Result<HttpResponse, Problem> {
+fn method_not_allowed(request: &HttpRequest, allowed: &'static str) -> HttpResponse {
     let detail = format!("{} is not for {}", request.method(), request.path());
-    Err(Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", detail))
+    let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", detail);
+    let mut answer = problem.error_response();
+    answer.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
+    answer
 }

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use anyhow::Context;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
-use protocol::amqp::{Broker, Fault, Publisher, PublisherTask, QueueSpec, Subscribe, SubscriptionTask};
+use protocol::amqp::{Broker, Fault, Publisher, QueueSpec, Subscribe, SubscriptionTask};
 use protocol::topology::{Table, Topology};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -24,6 +24,7 @@ use crate::workers::Workers;
 /// What a part of the producer has for its own end.
 const DRAIN: Duration = Duration::from_secs(3);
 const HEARTBEAT_PREFETCH: u16 = 100;
+const UPKEEP: Duration = Duration::from_secs(5);
 
 /// Serves until SIGTERM or SIGINT.
 ///
@@ -33,35 +34,49 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let metrics = PrometheusBuilder::new().install_recorder().context("metrics")?;
     let store_tracker = TaskTracker::new();
     let store = Store::open(&config.database_url, &store_tracker).await?;
-    let producer = Producer::new(config, store)?;
+    let queues = queues(&config, &store).await?;
+    let producer = Producer::new(config, queues, store)?;
     let ended = producer.serve(metrics).await;
     store_tracker.close();
-    // Every handle to the store is gone by now, so its writer ends after its last commit.
+    // The writer ends after its last commit, once every handle to the store is gone.
     let _ = timeout(DRAIN, store_tracker.wait()).await;
     ended
+}
+
+/// The queues to relay: those that are accepted, and those that open tasks of an earlier configuration are in.
+async fn queues(config: &Config, store: &Store) -> anyhow::Result<Vec<String>> {
+    let mut queues = config.queues.clone();
+    for queue in store.open_queues().await? {
+        if !queues.contains(&queue) {
+            tracing::warn!(%queue, "open tasks are in a queue that is not among QUEUES any more; they are still relayed");
+            queues.push(queue);
+        }
+    }
+    Ok(queues)
 }
 
 /// The parts that live as long as the process, and the tokens that end them, in order.
 struct Producer {
     config: Config,
+    queues: Vec<String>,
     store: Store,
     broker: Broker,
     table: Table,
     workers: Workers,
     tracker: TaskTracker,
-    faults: (mpsc::Sender<Fault>, mpsc::Receiver<Fault>),
+    faults: (mpsc::Sender<anyhow::Error>, mpsc::Receiver<anyhow::Error>),
     stop: CancellationToken,
     close: CancellationToken,
 }
 
 impl Producer {
-    fn new(config: Config, store: Store) -> anyhow::Result<Self> {
+    fn new(config: Config, queues: Vec<String>, store: Store) -> anyhow::Result<Self> {
         let broker = Broker::new(config.amqp_url.clone(), "errand-producer")?;
-        let own: Vec<String> =
-            config.queues.iter().filter(|queue| !config.foreign_queues.contains(queue)).cloned().collect();
+        let own: Vec<String> = queues.iter().filter(|queue| !config.foreign_queues.contains(queue)).cloned().collect();
         let table = config.topology.shared(&own).and(config.topology.reply_queue(store.id()));
         Ok(Self {
             config,
+            queues,
             store,
             broker,
             table,
@@ -78,7 +93,8 @@ impl Producer {
         self.start_relays(&publisher);
         self.start_replies(&publisher);
         self.start_heartbeats();
-        self.tracker.spawn(clock::run(self.store.clone(), self.config.result_ttl, self.stop.clone()));
+        self.spawn("clock", clock::run(self.store.clone(), self.config.result_ttl, self.stop.clone()));
+        self.spawn("metrics", upkeep(metrics.clone(), self.stop.clone()));
         let api = Arc::new(Api {
             store: self.store.clone(),
             link: publisher.watch(),
@@ -115,22 +131,45 @@ impl Producer {
         tokio::select! {
             _ = terminate.recv() => Ok(()),
             _ = interrupt.recv() => Ok(()),
-            Some(fault) = self.faults.1.recv() => Err(fault.into()),
+            Some(fault) = self.faults.1.recv() => Err(fault),
         }
+    }
+
+    /// Spawns a part without which the producer is none: its end before the producer's ends the process, to be
+    /// restarted.
+    fn spawn(&self, part: &'static str, work: impl Future<Output = ()> + Send + 'static) {
+        let (stop, faults) = (self.stop.clone(), self.faults.0.clone());
+        let work = self.tracker.spawn(work);
+        self.tracker.spawn(async move {
+            let ended = work.await;
+            if ended.is_err() || !stop.is_cancelled() {
+                let _ = faults.try_send(anyhow::anyhow!("the {part} has ended"));
+            }
+        });
+    }
+
+    /// Spawns a connection's supervisor: a fault that rebuilding cannot mend ends the process.
+    fn supervise(&self, link: impl Future<Output = Result<(), Fault>> + Send + 'static) {
+        let faults = self.faults.0.clone();
+        self.tracker.spawn(async move {
+            if let Err(fault) = link.await {
+                let _ = faults.try_send(fault.into());
+            }
+        });
     }
 
     fn start_publisher(&self) -> Publisher {
         let (publisher, task) = Publisher::new(self.broker.clone(), self.table.clone());
-        self.tracker.spawn(report(run_publisher(task, self.close.clone()), self.faults.0.clone()));
+        self.supervise(task.run(self.close.clone()));
         publisher
     }
 
     fn start_relays(&self, publisher: &Publisher) {
-        for queue in &self.config.queues {
+        for queue in &self.queues {
             let route = Route { queue: queue.clone(), foreign: self.config.foreign_queues.contains(queue) };
             let (store, topology) = (self.store.clone(), self.config.topology.clone());
             let relay = Relay::new(store, publisher.clone(), topology, route, self.config.relay_window);
-            self.tracker.spawn(relay.run(self.stop.clone()));
+            self.spawn("relay", relay.run(self.stop.clone()));
         }
     }
 
@@ -138,13 +177,13 @@ impl Producer {
         let topology = self.topology();
         let subscribe = Subscribe {
             table: self.table.clone(),
-            queues: vec![QueueSpec { name: topology.results(self.store.id()), prefetch: 2 * replies::BATCH }],
+            queues: vec![QueueSpec { name: topology.results(self.store.id()), prefetch: replies::PREFETCH }],
             consumer_tag: format!("producer-{}", std::process::id()),
         };
         let deliveries = self.subscribe(subscribe);
         let replies =
             Replies::new(self.store.clone(), publisher.clone(), self.broker.clone(), topology, self.table.clone());
-        self.tracker.spawn(replies.run(deliveries));
+        self.spawn("reply loop", replies.run(deliveries));
     }
 
     fn start_heartbeats(&self) {
@@ -155,12 +194,12 @@ impl Producer {
         let queues = queues.collect();
         let table = self.topology().shared(&[]).and(table);
         let deliveries = self.subscribe(Subscribe { table, queues, consumer_tag: "heartbeats".to_owned() });
-        self.tracker.spawn(self.workers.clone().run(deliveries));
+        self.spawn("heartbeats", self.workers.clone().run(deliveries));
     }
 
     fn subscribe(&self, subscribe: Subscribe) -> mpsc::Receiver<protocol::amqp::Delivery> {
         let (task, deliveries, _) = SubscriptionTask::new(self.broker.clone(), subscribe);
-        self.tracker.spawn(report(task.run(self.stop.clone(), self.close.clone()), self.faults.0.clone()));
+        self.supervise(task.run(self.stop.clone(), self.close.clone()));
         deliveries
     }
 
@@ -169,13 +208,9 @@ impl Producer {
     }
 }
 
-async fn run_publisher(task: PublisherTask, close: CancellationToken) -> Result<(), Fault> {
-    task.run(close).await
-}
-
-/// Passes on a fault that rebuilding cannot mend: it ends the process.
-async fn report(task: impl Future<Output = Result<(), Fault>>, faults: mpsc::Sender<Fault>) {
-    if let Err(fault) = task.await {
-        let _ = faults.try_send(fault);
+/// Histograms keep every sample until they are swept, whether or not anybody scrapes.
+async fn upkeep(metrics: PrometheusHandle, stop: CancellationToken) {
+    while stop.run_until_cancelled(sleep(UPKEEP)).await.is_some() {
+        metrics.run_upkeep();
     }
 }

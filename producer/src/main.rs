@@ -26,6 +26,9 @@ fn main() -> anyhow::Result<ExitCode> {
     cli.settings.log.init()?;
     let config = cli.settings.check()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(app::run(config))?;
+    let ended = runtime.block_on(app::run(config));
+    // A name lookup that hangs must not hold up the end.
+    runtime.shutdown_background();
+    ended?;
     Ok(ExitCode::SUCCESS)
 }

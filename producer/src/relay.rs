@@ -52,29 +52,28 @@ impl Relay {
         Self { store, publisher, topology, route, reply_to, origin, window }
     }
 
-    /// Publishes until `stop`.
+    /// Publishes until `stop`, which is looked at between batches: what was confirmed is always marked.
     pub async fn run(self, stop: CancellationToken) {
-        stop.run_until_cancelled(self.publish()).await;
-    }
-
-    async fn publish(&self) {
         let mut wakes = self.store.wake().relay.subscribe();
-        loop {
-            self.publisher.ready().await;
+        while stop.run_until_cancelled(self.publisher.ready()).await.is_some() {
             wakes.mark_unchanged();
-            match self.publish_due().await {
-                Ok(Progress::More) => {}
-                Ok(Progress::Idle) => drop(wakes.changed().await),
-                Ok(Progress::Refused) => sleep(PAUSE).await,
-                Err(error) => {
-                    tracing::error!(queue = %self.route.queue, %error, "the relay cannot use the store");
-                    sleep(PAUSE).await;
+            let progress = self.publish_due(&stop).await.unwrap_or_else(|error| {
+                tracing::error!(queue = %self.route.queue, %error, "the relay cannot use the store");
+                Progress::Refused
+            });
+            match progress {
+                Progress::More => {}
+                Progress::Idle => {
+                    stop.run_until_cancelled(wakes.changed()).await;
+                }
+                Progress::Refused => {
+                    stop.run_until_cancelled(sleep(PAUSE)).await;
                 }
             }
         }
     }
 
-    async fn publish_due(&self) -> Result<Progress, StoreError> {
+    async fn publish_due(&self, stop: &CancellationToken) -> Result<Progress, StoreError> {
         let room = self.window.saturating_sub(self.store.queued(&self.route.queue).await?).min(BATCH);
         if room == 0 {
             return Ok(Progress::Idle);
@@ -83,7 +82,6 @@ impl Relay {
         if due.is_empty() {
             return Ok(Progress::Idle);
         }
-        metrics::counter!("errand_relay_published_total").increment(due.len() as u64);
         let verdicts = join_all(due.iter().map(|task| self.publisher.publish(self.message(task)))).await;
         let mut published = Vec::with_capacity(due.len());
         let mut refused = None;
@@ -93,10 +91,23 @@ impl Relay {
                 Err(error) => refused = Some((task.id, error)),
             }
         }
-        if !published.is_empty() {
-            self.store.mark_published(published).await?;
-        }
+        metrics::counter!("errand_relay_published_total").increment(published.len() as u64);
+        self.mark(published.into(), stop).await;
         Ok(refused.map_or(Progress::More, |(task_id, error)| self.report_refusal(&task_id, &error)))
+    }
+
+    /// Tries for as long as it takes: reading on would publish the same rows again and again while the store fails.
+    async fn mark(&self, published: Arc<[Published]>, stop: &CancellationToken) {
+        if published.is_empty() {
+            return;
+        }
+        while let Err(error) = self.store.mark_published(published.clone()).await {
+            if matches!(error, StoreError::Closed) || stop.is_cancelled() {
+                return;
+            }
+            tracing::error!(queue = %self.route.queue, %error, "published tasks wait to be marked");
+            sleep(PAUSE).await;
+        }
     }
 
     /// What was not confirmed stays a row, and is published again.

@@ -1,7 +1,9 @@
 //! The reply loop: batches what workers report into one transaction, commits, and only then acks.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use protocol::amqp::{Broker, Delivery, Publish, Publisher};
 use protocol::dead_letter::{Verdict, dead_letter};
 use protocol::json;
@@ -14,8 +16,10 @@ use tokio::time::sleep;
 
 use crate::store::{Recorded, Store, StoreError};
 
-/// Replies that share a transaction, and the prefetch.
-pub const BATCH: u16 = 1000;
+/// Unsettled replies, which the broker client holds in memory.
+pub const PREFETCH: u16 = 500;
+/// Bodies that share a transaction.
+const BATCH_BYTES: usize = 8 * 1024 * 1024;
 /// A larger reply is no result of a worker of ours (`MAX_RESULT_BYTES` there) and is set aside.
 const MAX_REPLY_BYTES: usize = 16 * 1024 * 1024;
 /// SQLite refuses JSON that nests deeper than 1,000, and with it the whole batch; `json::check` ends at 127.
@@ -50,10 +54,17 @@ impl Replies {
 
     /// Records until the deliveries end.
     pub async fn run(self, mut deliveries: mpsc::Receiver<Delivery>) {
-        let mut received = Vec::new();
-        while deliveries.recv_many(&mut received, usize::from(BATCH)).await > 0 {
+        while let Some(first) = deliveries.recv().await {
+            let mut bytes = first.message.body.len();
+            let mut received = vec![first];
+            while bytes < BATCH_BYTES
+                && let Ok(next) = deliveries.try_recv()
+            {
+                bytes += next.message.body.len();
+                received.push(next);
+            }
             metrics::histogram!("errand_reply_batch").record(u32::try_from(received.len()).unwrap_or(u32::MAX));
-            self.record(self.sort(std::mem::take(&mut received))).await;
+            self.record(self.sort(received)).await;
         }
     }
 
@@ -61,56 +72,50 @@ impl Replies {
         let at = now_ms();
         let mut batch = Batch::default();
         for delivery in received {
-            let read = self.read(&delivery, at, &mut batch);
-            match read {
-                Ok(()) => batch.last = Some(delivery),
-                Err(reason) => batch.unreadable.push((delivery, reason)),
+            if let Some(notice) = LostNotice::read(&delivery.message, &self.topology) {
+                batch.lost.push(notice);
+                batch.last = Some(delivery);
+                continue;
+            }
+            match read(&delivery) {
+                Ok(reply) => {
+                    batch.reports.push(Recorded { reply, at });
+                    batch.last = Some(delivery);
+                }
+                Err(reason) => {
+                    batch.reports.extend(failure_of(&delivery, &reason).map(|reply| Recorded { reply, at }));
+                    batch.unreadable.push((delivery, reason));
+                }
             }
         }
         batch
     }
 
-    fn read(&self, delivery: &Delivery, at: i64, batch: &mut Batch) -> Result<(), String> {
-        if let Some(notice) = LostNotice::read(&delivery.message, &self.topology) {
-            batch.lost.push(notice);
-            return Ok(());
-        }
-        if delivery.message.body.len() > MAX_REPLY_BYTES {
-            return Err(format!("a reply of {} bytes", delivery.message.body.len()));
-        }
-        let mut reply = Reply::decode(&delivery.message).map_err(|fault| fault.to_string())?;
-        refuse_deep_result(&mut reply);
-        batch.reports.push(Recorded { reply, at });
-        Ok(())
-    }
-
     /// Tries for as long as it takes: what is not recorded stays unacked, and the prefetch bounds it.
     async fn record(&self, batch: Batch) {
-        while let Err(error) = self.store(&batch).await {
+        let Batch { reports, lost, unreadable, last } = batch;
+        let reports: Arc<[Recorded]> = reports.into();
+        while let Err(error) = self.store_all(&reports, &lost).await {
             if matches!(error, StoreError::Closed) {
                 return;
             }
             tracing::error!(%error, "replies wait for the store");
             sleep(PAUSE).await;
         }
-        for (delivery, reason) in batch.unreadable {
-            self.set_aside(delivery, &reason).await;
-        }
-        if let Some(last) = batch.last {
+        join_all(unreadable.into_iter().map(|(delivery, reason)| self.set_aside(delivery, reason))).await;
+        if let Some(last) = last {
             last.ack_through().await;
         }
     }
 
-    async fn store(&self, batch: &Batch) -> Result<(), StoreError> {
-        if !batch.reports.is_empty() {
-            let counted = self.store.record(batch.reports.clone()).await?;
-            let late = batch.reports.len() as u64 - counted;
+    async fn store_all(&self, reports: &Arc<[Recorded]>, lost: &[LostNotice]) -> Result<(), StoreError> {
+        if !reports.is_empty() {
+            let counted = self.store.record(reports.clone()).await?;
             metrics::counter!("errand_reports_total").increment(counted);
-            metrics::counter!("errand_late_reports_total").increment(late);
         }
-        if !batch.lost.is_empty() {
-            self.mend(&batch.lost).await;
-            let counted = self.store.put_back(batch.lost.clone(), now_ms()).await?;
+        if !lost.is_empty() {
+            self.mend(lost).await;
+            let counted = self.store.put_back(lost.to_vec(), now_ms()).await?;
             metrics::counter!("errand_lost_total").increment(counted);
         }
         Ok(())
@@ -128,10 +133,10 @@ impl Replies {
     }
 
     /// What cannot be read is kept for the operator, not dropped and not delivered for ever.
-    async fn set_aside(&self, delivery: Delivery, reason: &str) {
+    async fn set_aside(&self, delivery: Delivery, reason: String) {
         metrics::counter!("errand_unreadable_replies_total").increment(1);
-        tracing::warn!(reason, "a message in the reply queue cannot be read; it goes to the dead letters");
-        let error = ErrorInfo { kind: "UnreadableReply".to_owned(), message: reason.to_owned(), traceback: None };
+        tracing::warn!(%reason, "a message in the reply queue cannot be read; it goes to the dead letters");
+        let error = ErrorInfo { kind: "UnreadableReply".to_owned(), message: reason, traceback: None };
         let at = from_unix_ms(now_ms()).map(rfc3339).unwrap_or_default();
         let verdict = Verdict { error: &error, attempts: 0, worker: "producer", queue: "", at: &at };
         let message = dead_letter(&delivery.message, &verdict);
@@ -145,6 +150,32 @@ impl Replies {
             }
         }
     }
+}
+
+fn read(delivery: &Delivery) -> Result<Reply, String> {
+    if delivery.message.body.len() > MAX_REPLY_BYTES {
+        return Err(format!("a reply of {} bytes", delivery.message.body.len()));
+    }
+    let mut reply = Reply::decode(&delivery.message).map_err(|fault| fault.to_string())?;
+    refuse_deep_result(&mut reply);
+    Ok(reply)
+}
+
+/// A reply that cannot be read still ends its task: a stock worker sends `NaN`, which is no JSON, and sends it once.
+fn failure_of(delivery: &Delivery, reason: &str) -> Option<Reply> {
+    let message = format!("the worker's reply cannot be read: {reason}");
+    let error = ErrorInfo { kind: "UnreadableReply".to_owned(), message, traceback: None };
+    Some(Reply {
+        task_id: delivery.message.properties.correlation_id.clone()?,
+        report: Report::Failure(error),
+        retries: None,
+        seq: None,
+        worker: None,
+        started_at: None,
+        date_done: None,
+        group_id: None,
+        parent_id: None,
+    })
 }
 
 /// A text nests less deep than it is long, so short results need no look.

@@ -209,6 +209,9 @@ pub enum StoreError {
     /// The database failed: disk full, read-only, corrupt.
     #[error("the store failed: {0}")]
     Database(std::sync::Arc<sqlx::Error>),
+    /// The disk did not answer in time.
+    #[error("the store did not answer in time")]
+    Slow,
     /// The store is closed.
     #[error("the store is closed")]
     Closed,

@@ -107,7 +107,11 @@ impl Standing {
         let retries = claim.retries.unwrap_or(self.retries);
         let seq = claim.seq.unwrap_or(self.seq.saturating_add(1));
         let next = Self { state: claim.state, retries, seq };
-        (claim.state.is_terminal() || next.key() > self.key()).then_some(next)
+        if claim.state.is_terminal() {
+            // A late end of an earlier attempt closes the task, and the attempts that were made stay counted.
+            return Some(Self { retries: retries.max(self.retries), ..next });
+        }
+        (next.key() > self.key()).then_some(next)
     }
 
     fn key(self) -> (u32, u8, u32) {
@@ -163,6 +167,7 @@ mod tests {
             for claim in claims {
                 if let Some(next) = at.after(claim) {
                     prop_assert!(next.state.is_terminal() || next.key() > at.key());
+                    prop_assert!(next.retries >= at.retries);
                     at = next;
                 }
             }

@@ -74,8 +74,11 @@ async fn other_paths_and_methods_are_problems_too() -> Result<()> {
     {
         let answer = pair.client().send(pair.client().request(method.parse()?, path)).await?;
         assert_eq!(answer.status, status, "{method} {path}");
+        assert_eq!(answer.header("allow").is_some(), status == 405, "{method} {path}");
         assert_problem(&answer.body, status, answer.header("content-type"));
     }
+    let head = pair.client().send(pair.client().request(reqwest::Method::HEAD, "/readyz")).await?;
+    assert_eq!((head.status, head.text.as_str()), (200, ""));
     Ok(())
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use actix_web::HttpRequest;
 use actix_web::http::StatusCode;
-use actix_web::http::header::{CONTENT_ENCODING, CONTENT_TYPE, EXPECT};
+use actix_web::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use actix_web::web::{BytesMut, Payload};
 use futures_util::StreamExt;
 use tokio::time::timeout;
@@ -23,17 +23,12 @@ const DEADLINE: Duration = Duration::from_secs(10);
 /// # Errors
 /// 415 for another content type or any content encoding, 413 above the bound, 408 when it does not come in time.
 pub async fn read_json(request: &HttpRequest, payload: Payload) -> Result<BytesMut, Problem> {
-    let refused = refuse_by_head(request);
-    let will_send = !request.headers().contains_key(EXPECT);
-    match refused {
-        Some(problem) if will_send => {
-            // Whatever becomes of the rest, the answer is this one.
-            let _ = read(payload, 0).await;
-            Err(problem)
-        }
-        Some(problem) => Err(problem),
-        None => read(payload, MAX_BYTES).await,
+    if let Some(problem) = refuse_by_head(request) {
+        // Whatever becomes of the rest, the answer is this one.
+        let _ = read(payload, 0).await;
+        return Err(problem);
     }
+    read(payload, MAX_BYTES).await
 }
 
 fn refuse_by_head(request: &HttpRequest) -> Option<Problem> {

@@ -223,6 +223,8 @@ fn task_id(raw: &RawValue) -> Result<String, String> {
 }
 
 fn retry(raw: &RawValue) -> Result<RetryPolicy, String> {
+    // serde would also take an array, in field order.
+    object(raw)?;
     let policy: RetryPolicy = serde_json::from_str(raw.get()).map_err(|error| error.to_string())?;
     if policy.max_retries > MAX_RETRIES {
         return Err(format!("max_retries must be at most {MAX_RETRIES}"));

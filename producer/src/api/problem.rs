@@ -84,9 +84,9 @@ impl From<StoreError> for Problem {
                 }],
                 ..Self::new(StatusCode::CONFLICT, "task-id-taken", "a task with this id exists")
             },
-            StoreError::Database(_) | StoreError::Closed => {
+            StoreError::Database(_) | StoreError::Slow | StoreError::Closed => {
                 tracing::error!(%error, "a request failed at the store");
-                let detail = "the store does not take or give tasks just now; nothing was accepted";
+                let detail = "the store does not take or give tasks just now";
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "store-unavailable", detail)
             }
         }

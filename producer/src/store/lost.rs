@@ -23,12 +23,14 @@ impl Store {
 }
 
 /// Counts a notice once: each names the publish that was lost, and that publish must be the latest and still out. The
-/// notice may overtake the mark of its own publish, which then is the next one.
+/// notice may overtake the mark of its own publish, which then is the next one. A copy of an attempt that was followed
+/// by another is no loss. A row that was put back stays counted as outstanding.
 const PUT_BACK: &str = "UPDATE tasks SET lost = lost + 1, stage = 'scheduled', due_at = ?3 + iif(lost = 0, ?4, ?5),
         publishes = max(publishes, coalesce(?2, publishes))
     WHERE id = ?1 AND finished_at IS NULL
         AND (coalesce(?2, publishes) > publishes
             OR (coalesce(?2, publishes) = publishes AND stage IN ('queued', 'retrying')))
+        AND ?6 >= retries + (state = 'RETRY')
     RETURNING lost";
 
 pub(super) async fn put_back(
@@ -46,19 +48,18 @@ pub(super) async fn put_back(
             .bind(now)
             .bind(BACKOFF_MS[0])
             .bind(BACKOFF_MS[1])
+            .bind(notice.retries)
             .fetch_optional(&mut *connection)
             .await?;
         let Some(row) = lost else { continue };
         counted += 1;
-        changes.outstanding -= 1;
         changes.clock = true;
         changes.relay = true;
         if let Some(report) = end_of(notice.reason, row.try_get("lost")?) {
-            changes.outstanding += 1;
             ended.push(Recorded { reply: reply(notice, report), at: now });
         }
     }
-    reports::record(connection, ended, changes).await?;
+    reports::record(connection, &ended, changes).await?;
     Ok(counted)
 }
 

@@ -142,6 +142,7 @@ async fn store_id(connection: &mut sqlx::SqliteConnection) -> Result<String, sql
 }
 
 async fn count_outstanding(connection: &mut sqlx::SqliteConnection) -> Result<i64, sqlx::Error> {
-    let count = "SELECT count(*) FROM tasks WHERE finished_at IS NULL AND stage <> 'scheduled'";
+    // What is not due yet does not count, unless it was due before and the broker lost it.
+    let count = "SELECT count(*) FROM tasks WHERE finished_at IS NULL AND (stage <> 'scheduled' OR lost > 0)";
     sqlx::query_scalar(count).fetch_one(connection).await
 }

@@ -1,5 +1,7 @@
 //! What the relay reads and marks. Marking never touches the state.
 
+use std::sync::Arc;
+
 use futures_util::TryStreamExt;
 use protocol::state::State;
 use sqlx::sqlite::SqliteRow;
@@ -44,11 +46,23 @@ impl Store {
         Ok(sqlx::query_scalar(count).bind(queue).fetch_one(&self.readers).await?)
     }
 
+    /// The queues that open tasks are in.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn open_queues(&self) -> Result<Vec<String>, StoreError> {
+        let queues = "SELECT DISTINCT queue FROM tasks WHERE stage = 'scheduled' UNION
+            SELECT DISTINCT queue FROM tasks WHERE stage = 'waiting' UNION
+            SELECT DISTINCT queue FROM tasks WHERE stage = 'queued' UNION
+            SELECT DISTINCT queue FROM tasks WHERE stage = 'retrying'";
+        Ok(sqlx::query_scalar(queues).fetch_all(&self.readers).await?)
+    }
+
     /// Marks tasks as handed to the broker.
     ///
     /// # Errors
     /// The store failed; the tasks will be published again.
-    pub async fn mark_published(&self, published: Vec<Published>) -> Result<(), StoreError> {
+    pub async fn mark_published(&self, published: Arc<[Published]>) -> Result<(), StoreError> {
         self.write(|done| Write::Published(published, done)).await
     }
 }
@@ -66,16 +80,16 @@ fn due_task(row: &SqliteRow) -> Result<DueTask, sqlx::Error> {
         time_limit: row.try_get("time_limit")?,
         soft_time_limit: row.try_get("soft_time_limit")?,
         expires: row.try_get("expires")?,
-        retries: retries + u32::from(retrying),
+        retries: retries.saturating_add(u32::from(retrying)),
         publish: row.try_get::<u32, _>("publishes")? + 1,
     })
 }
 
-/// A notice that this very publish was lost may have come first: it has counted the publish already, and the guard
-/// leaves the row to it.
-const MARK: &str = "UPDATE tasks SET stage = 'queued', publishes = p.publish
+/// A report or a notice that this very publish was lost may have come first. A report has set the stage already; a notice
+/// has counted the publish, and the row is left to it.
+const MARK: &str = "UPDATE tasks SET stage = iif(tasks.stage = 'waiting', 'queued', tasks.stage), publishes = p.publish
     FROM (SELECT value ->> 0 AS id, value ->> 1 AS publish FROM json_each(?)) AS p
-    WHERE tasks.id = p.id AND tasks.stage = 'waiting' AND tasks.publishes < p.publish";
+    WHERE tasks.id = p.id AND tasks.stage IN ('waiting', 'queued', 'retrying') AND tasks.publishes < p.publish";
 
 pub(super) async fn mark(connection: &mut SqliteConnection, published: &[Published]) -> Result<(), sqlx::Error> {
     sqlx::query(MARK).bind(json(&published)?).execute(connection).await.map(drop)

@@ -1,9 +1,13 @@
 //! Records what workers reported, in the order of [`protocol::state::Standing::after`].
 
-use protocol::reply::{ErrorInfo, Report};
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use protocol::reply::{ErrorInfo, Progress, Report};
 use protocol::state::State;
 use protocol::timestamp::unix_ms;
-use serde_json::value::{RawValue, to_raw_value};
+use serde_json::value::RawValue;
 use sqlx::SqliteConnection;
 
 use super::column::json;
@@ -16,34 +20,46 @@ impl Store {
     ///
     /// # Errors
     /// The store failed and nothing was recorded.
-    pub async fn record(&self, reports: Vec<Recorded>) -> Result<u64, StoreError> {
+    pub async fn record(&self, reports: Arc<[Recorded]>) -> Result<u64, StoreError> {
         self.write(|done| Write::Reports(reports, done)).await
     }
 }
 
 /// A report as the statement takes it.
 #[derive(serde::Serialize)]
-struct Row {
-    id: String,
+struct Row<'a> {
+    id: &'a str,
     state: State,
     terminal: bool,
     stage: &'static str,
     rank: u8,
     retries: Option<u32>,
     seq: Option<u32>,
-    worker: Option<String>,
-    progress: Option<Box<RawValue>>,
-    result: Option<Box<RawValue>>,
-    error: Option<Box<RawValue>>,
+    worker: Option<&'a str>,
+    progress: Option<ProgressColumn<'a>>,
+    result: Option<&'a RawValue>,
+    error: Option<Cow<'a, ErrorInfo>>,
     retry_at: Option<UnixMs>,
     started_at: Option<UnixMs>,
     finished_at: Option<UnixMs>,
 }
 
+/// Progress, or what a worker reports in a state of its own.
+#[derive(serde::Serialize)]
+#[serde(untagged)]
+enum ProgressColumn<'a> {
+    Progress(&'a Progress),
+    Meta(&'a RawValue),
+}
+
 /// The guard in the last lines is `Standing::after`: an open row takes any terminal report, and an open report only when
 /// (attempt, rank, seq) rises. A stock Celery worker's report has neither attempt nor seq.
-const RECORD: &str = "UPDATE tasks SET state = r.state, stage = r.stage, rank = r.rank,
-        retries = coalesce(r.retries, tasks.retries), report_seq = coalesce(r.seq, tasks.report_seq + 1),
+///
+/// A row that was put back as lost stays with the clock or the relay until it has ended: the copy that reported may be
+/// the one that was lost.
+const RECORD: &str = "UPDATE tasks SET state = r.state, rank = r.rank,
+        stage = iif(r.terminal OR tasks.lost = 0 OR tasks.stage IN ('queued', 'retrying'), r.stage, tasks.stage),
+        retries = max(coalesce(r.retries, tasks.retries), tasks.retries), report_seq = coalesce(r.seq, tasks.report_seq + 1),
         worker = coalesce(r.worker, tasks.worker),
         progress = coalesce(r.progress, iif(coalesce(r.retries, tasks.retries) = tasks.retries, tasks.progress, NULL)),
         result = r.result, error = r.error, retry_at = r.retry_at,
@@ -62,12 +78,12 @@ const RECORD: &str = "UPDATE tasks SET state = r.state, stage = r.stage, rank = 
 /// Records the reports in rounds of at most one a task: one statement takes an arbitrary one of several matches.
 pub(super) async fn record(
     connection: &mut SqliteConnection,
-    reports: Vec<Recorded>,
+    reports: &[Recorded],
     changes: &mut Changes,
 ) -> Result<u64, sqlx::Error> {
     let mut counted = 0;
     for round in rounds(reports) {
-        let (ended, open): (Vec<Row>, Vec<Row>) = round.into_iter().partition(|row| row.terminal);
+        let (ended, open): (Vec<Row<'_>>, Vec<Row<'_>>) = round.into_iter().partition(|row| row.terminal);
         counted += update(connection, &open).await?;
         let finished = update(connection, &ended).await?;
         counted += finished;
@@ -77,58 +93,59 @@ pub(super) async fn record(
     Ok(counted)
 }
 
-async fn update(connection: &mut SqliteConnection, rows: &[Row]) -> Result<u64, sqlx::Error> {
+async fn update(connection: &mut SqliteConnection, rows: &[Row<'_>]) -> Result<u64, sqlx::Error> {
     if rows.is_empty() {
         return Ok(0);
     }
     Ok(sqlx::query(RECORD).bind(json(&rows)?).execute(connection).await?.rows_affected())
 }
 
-fn rounds(reports: Vec<Recorded>) -> Vec<Vec<Row>> {
-    let mut rounds: Vec<Vec<Row>> = Vec::new();
-    let mut seen = std::collections::HashMap::new();
+fn rounds(reports: &[Recorded]) -> Vec<Vec<Row<'_>>> {
+    let mut rounds: Vec<Vec<Row<'_>>> = Vec::new();
+    let mut seen: HashMap<&str, usize> = HashMap::new();
     for report in reports {
-        let row = row(report);
-        let round = seen.entry(row.id.clone()).or_insert(0_usize);
+        let round = seen.entry(&report.reply.task_id).or_insert(0);
         if rounds.len() == *round {
             rounds.push(Vec::new());
         }
-        rounds[*round].push(row);
+        rounds[*round].push(row(report));
         *round += 1;
     }
     rounds
 }
 
-fn row(Recorded { reply, at }: Recorded) -> Row {
+/// Times are the store's: a worker's clock decides neither when a task ended nor when its result is forgotten.
+fn row(Recorded { reply, at }: &Recorded) -> Row<'_> {
     let state = reply.report.state();
     let terminal = state.is_terminal();
+    let starts = matches!(reply.report, Report::Started);
     let mut row = Row {
-        id: reply.task_id,
+        id: &reply.task_id,
         state,
         terminal,
         stage: stage_of(state).name(),
         rank: state.rank(),
         retries: reply.retries,
         seq: reply.seq,
-        worker: reply.worker,
+        worker: reply.worker.as_deref(),
         progress: None,
         result: None,
         error: None,
         retry_at: None,
-        started_at: reply.started_at.map(unix_ms).or((state == State::Started).then_some(at)),
-        finished_at: terminal.then(|| reply.date_done.map_or(at, unix_ms)),
+        started_at: reply.started_at.map(unix_ms).or(starts.then_some(*at)),
+        finished_at: terminal.then_some(*at),
     };
-    match reply.report {
+    match &reply.report {
         Report::Started => {}
-        Report::Progress(progress) => row.progress = to_raw_value(&progress).ok(),
-        Report::Custom { meta, .. } => row.progress = Some(meta),
+        Report::Progress(progress) => row.progress = Some(ProgressColumn::Progress(progress)),
+        Report::Custom { meta, .. } => row.progress = Some(ProgressColumn::Meta(meta)),
         Report::Retry { error, eta } => {
-            row.error = to_raw_value(&error).ok();
+            row.error = Some(Cow::Borrowed(error));
             row.retry_at = eta.map(unix_ms);
         }
         Report::Success(result) => row.result = Some(result),
-        Report::Failure(error) => row.error = to_raw_value(&error).ok(),
-        Report::Revoked { reason } => row.error = to_raw_value(&revoked(reason)).ok(),
+        Report::Failure(error) => row.error = Some(Cow::Borrowed(error)),
+        Report::Revoked { reason } => row.error = Some(Cow::Owned(revoked(reason.clone()))),
     }
     row
 }

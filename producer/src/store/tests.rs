@@ -78,7 +78,7 @@ async fn row(store: &Store, id: &str) -> TaskRow {
 }
 
 async fn publish(store: &Store, id: &str, publish: u32) {
-    store.mark_published(vec![Published(id.to_owned(), publish)]).await.unwrap();
+    store.mark_published([Published(id.to_owned(), publish)].into()).await.unwrap();
 }
 
 #[tokio::test]
@@ -176,13 +176,13 @@ async fn a_life_is_recorded_in_order() {
         reply("a", Report::Progress(progress), Some(0), Some(1)),
         reply("a", Report::Retry { error: error("first"), eta: None }, Some(0), Some(2)),
     ];
-    assert_eq!(store.record(batch).await.unwrap(), 3);
+    assert_eq!(store.record(batch.into()).await.unwrap(), 3);
     let retrying = row(&store, "a").await;
     assert_eq!((retrying.state, retrying.stage, retrying.retries), (State::Retry, Stage::Retrying, 0));
     assert!(retrying.error.unwrap().get().contains("first") && retrying.progress.is_some());
     assert_eq!(store.queued("default").await.unwrap(), 0);
     let end = vec![reply("a", Report::Started, Some(1), Some(0)), reply("a", success("null"), Some(1), Some(1))];
-    assert_eq!(store.record(end).await.unwrap(), 2);
+    assert_eq!(store.record(end.into()).await.unwrap(), 2);
     let ended = row(&store, "a").await;
     assert_eq!((ended.state, ended.retries, ended.worker.as_deref()), (State::Success, 1, Some("w@h")));
     assert_eq!(ended.result.unwrap().get(), "null");
@@ -193,7 +193,7 @@ async fn a_life_is_recorded_in_order() {
 #[tokio::test]
 async fn reports_about_unknown_ids_make_no_row() {
     let (_dir, store) = store().await;
-    assert_eq!(store.record(vec![reply("ghost", success("1"), Some(0), None)]).await.unwrap(), 0);
+    assert_eq!(store.record([reply("ghost", success("1"), Some(0), None)].into()).await.unwrap(), 0);
     assert!(store.task("ghost").await.unwrap().is_none());
 }
 
@@ -228,12 +228,64 @@ async fn a_notice_may_overtake_the_mark_of_its_publish() {
 }
 
 #[tokio::test]
+async fn a_report_does_not_take_a_lost_task_from_the_relay() -> Result<(), StoreError> {
+    let (_dir, store) = store().await;
+    store.insert(new_task("a")).await?;
+    publish(&store, "a", 1).await;
+    store.put_back(vec![lost(Some(1))], NOW).await?;
+    assert_eq!(store.outstanding(), 1, "it was due before, and is not forgotten while it waits");
+    store.record([reply("a", report_of(State::Retry), Some(0), Some(0))].into()).await?;
+    assert_eq!((row(&store, "a").await.state, row(&store, "a").await.stage), (State::Retry, Stage::Scheduled));
+    store.tick(NOW + 60_000).await?;
+    let due = store.due("default", 10, usize::MAX).await?;
+    assert_eq!((due[0].retries, due[0].publish, store.outstanding()), (1, 2, 1));
+    store.record([reply("a", success("1"), Some(0), None)].into()).await?;
+    assert_eq!((store.outstanding(), row(&store, "a").await.stage), (0, Stage::Done));
+    Ok(())
+}
+
+#[tokio::test]
+async fn only_the_loss_of_the_latest_publish_and_attempt_counts() -> Result<(), StoreError> {
+    let (_dir, store) = store().await;
+    store.insert(new_task("a")).await?;
+    store.record([reply("a", Report::Started, Some(0), Some(0))].into()).await?;
+    publish(&store, "a", 1).await;
+    store.put_back(vec![lost(Some(1))], NOW).await?;
+    store.tick(NOW + 60_000).await?;
+    store.record([reply("a", Report::Started, Some(0), Some(1))].into()).await?;
+    publish(&store, "a", 2).await;
+    assert_eq!(store.put_back(vec![lost(Some(1))], NOW).await?, 0, "publish 1 was counted, publish 2 runs");
+    store.record([reply("a", report_of(State::Retry), Some(0), Some(2))].into()).await?;
+    assert_eq!(store.put_back(vec![lost(Some(2))], NOW).await?, 0, "attempt 0 was followed by attempt 1");
+    assert_eq!(row(&store, "a").await.lost, 1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_late_end_keeps_the_attempts_that_were_made() -> Result<(), StoreError> {
+    let (_dir, store) = store().await;
+    store.insert(new_task("a")).await?;
+    store.record([reply("a", Report::Started, Some(2), Some(0))].into()).await?;
+    store.record([reply("a", success("1"), Some(0), None)].into()).await?;
+    assert_eq!((row(&store, "a").await.state, row(&store, "a").await.retries), (State::Success, 2));
+    Ok(())
+}
+
+#[tokio::test]
+async fn expiry_finds_its_rows_by_their_expiry() {
+    let (_dir, store) = store().await;
+    let explain = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {}", time::EXPIRE));
+    let plan: Vec<(i64, i64, i64, String)> = sqlx::query_as(explain).fetch_all(&store.readers).await.unwrap();
+    assert!(plan.iter().any(|step| step.3.contains("tasks_expiring (expires>? AND expires<?)")), "{plan:?}");
+}
+
+#[tokio::test]
 async fn ended_tasks_are_forgotten_after_their_time() {
     let (_dir, store) = store().await;
     for id in ["a", "b"] {
         store.insert(new_task(id)).await.unwrap();
     }
-    store.record(vec![reply("a", success("1"), Some(0), None)]).await.unwrap();
+    store.record([reply("a", success("1"), Some(0), None)].into()).await.unwrap();
     assert_eq!(store.prune(NOW + 1).await.unwrap(), 0);
     assert_eq!(store.prune(NOW + 2).await.unwrap(), 1);
     assert!(store.task("a").await.unwrap().is_none() && store.task("b").await.unwrap().is_some());
@@ -261,10 +313,10 @@ fn the_guard_is_the_rule() {
             for (claim, flush) in &claims {
                 batch.push(reply(&id, report_of(claim.state), claim.retries, claim.seq));
                 if *flush {
-                    store.record(std::mem::take(&mut batch)).await.unwrap();
+                    store.record(std::mem::take(&mut batch).into()).await.unwrap();
                 }
             }
-            store.record(batch).await.unwrap();
+            store.record(batch.into()).await.unwrap();
             row(&store, &id).await
         });
         prop_assert_eq!((got.state, got.retries), (expected.state, expected.retries));

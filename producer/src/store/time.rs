@@ -1,5 +1,7 @@
 //! What happens by the clock: tasks become due, expire, and are forgotten. One clock, the store's, decides.
 
+use std::time::Duration;
+
 use protocol::state::State;
 use sqlx::SqliteConnection;
 
@@ -10,6 +12,7 @@ use super::{Store, StoreError, UnixMs};
 
 /// Rows that one statement touches, so that no commit is long; what is left over follows at once.
 const CHUNK: i64 = 5_000;
+const PROBE_DEADLINE: Duration = Duration::from_secs(2);
 
 impl Store {
     /// When the next task becomes due or expires.
@@ -30,12 +33,13 @@ impl Store {
         self.write(|done| Write::Tick(now, done)).await
     }
 
-    /// Whether the store can be written: an empty transaction takes the write lock and changes nothing.
+    /// Writes something that changes nothing, to see whether the disk takes it.
     ///
     /// # Errors
-    /// It cannot.
+    /// It does not, or not within two seconds.
     pub async fn is_writable(&self) -> Result<(), StoreError> {
-        self.tick(UnixMs::MIN).await
+        let probe = self.write(Write::Probe);
+        tokio::time::timeout(PROBE_DEADLINE, probe).await.unwrap_or(Err(StoreError::Slow))
     }
 
     /// Deletes tasks that ended before `before`; says how many. More may be left.
@@ -47,38 +51,36 @@ impl Store {
     }
 }
 
-/// One statement a stage, with the stage written out: the partial index serves no parameter.
-macro_rules! expire {
-    ($stage:literal) => {
-        concat!(
-            "UPDATE tasks SET state = ?2, stage = 'done', rank = ?3, error = ?4, finished_at = ?1
-            WHERE seq IN (SELECT seq FROM tasks WHERE expires IS NOT NULL AND stage = '",
-            $stage,
-            "' AND expires <= ?1 ORDER BY expires LIMIT ?5)"
-        )
-    };
-}
+/// Ends expired rows. The plus keeps the stage from choosing the index: it is the one on `expires`.
+pub(super) const EXPIRE: &str = "UPDATE tasks SET state = ?2, stage = 'done', rank = ?3, error = ?4, finished_at = ?1
+    WHERE seq IN (SELECT seq FROM tasks
+        WHERE expires IS NOT NULL AND stage IN ('scheduled', 'waiting') AND expires <= ?1
+            AND (+stage = 'waiting' OR lost > 0) = ?6
+        ORDER BY expires LIMIT ?5)";
 
+/// Makes rows due. Those that the broker lost were due before, and stayed counted.
 const WAKE: &str = "UPDATE tasks SET stage = 'waiting'
-    WHERE seq IN (SELECT seq FROM tasks WHERE stage = 'scheduled' AND due_at <= ?1 ORDER BY due_at LIMIT ?2)";
+    WHERE seq IN (SELECT seq FROM tasks WHERE stage = 'scheduled' AND due_at <= ?1 ORDER BY due_at LIMIT ?2)
+    RETURNING lost = 0";
 
 pub(super) async fn tick(
     connection: &mut SqliteConnection,
     now: UnixMs,
     changes: &mut Changes,
 ) -> Result<(), sqlx::Error> {
-    expire(connection, expire!("scheduled"), now).await?;
-    changes.outstanding -= expire(connection, expire!("waiting"), now).await?;
-    let woken = sqlx::query(WAKE).bind(now).bind(CHUNK).execute(connection).await?.rows_affected();
-    changes.outstanding += i64::try_from(woken).unwrap_or(i64::MAX);
-    changes.relay |= woken > 0;
+    expire(connection, now, false).await?;
+    changes.outstanding -= expire(connection, now, true).await?;
+    let woken: Vec<i64> = sqlx::query_scalar(WAKE).bind(now).bind(CHUNK).fetch_all(connection).await?;
+    changes.outstanding += woken.iter().sum::<i64>();
+    changes.relay |= !woken.is_empty();
     Ok(())
 }
 
-async fn expire(connection: &mut SqliteConnection, statement: &'static str, now: UnixMs) -> Result<i64, sqlx::Error> {
+/// Ends expired rows that were counted as outstanding, or those that were not; says how many.
+async fn expire(connection: &mut SqliteConnection, now: UnixMs, outstanding: bool) -> Result<i64, sqlx::Error> {
     let error = json(&revoked("expired".to_owned()))?;
-    let expire = sqlx::query(statement).bind(now).bind(State::Revoked.name()).bind(State::Revoked.rank());
-    let expired = expire.bind(error).bind(CHUNK).execute(connection).await?;
+    let expire = sqlx::query(EXPIRE).bind(now).bind(State::Revoked.name()).bind(State::Revoked.rank());
+    let expired = expire.bind(error).bind(CHUNK).bind(outstanding).execute(connection).await?;
     Ok(i64::try_from(expired.rows_affected()).unwrap_or(i64::MAX))
 }
 
@@ -87,4 +89,8 @@ const PRUNE: &str = "DELETE FROM tasks
 
 pub(super) async fn prune(connection: &mut SqliteConnection, before: UnixMs) -> Result<u64, sqlx::Error> {
     Ok(sqlx::query(PRUNE).bind(before).bind(CHUNK).execute(connection).await?.rows_affected())
+}
+
+pub(super) async fn probe(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+    sqlx::query("UPDATE store SET id = id").execute(connection).await.map(drop)
 }

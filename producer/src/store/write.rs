@@ -1,5 +1,7 @@
 //! What the writer is asked for, and what its commits changed.
 
+use std::sync::Arc;
+
 use protocol::lost::LostNotice;
 use tokio::sync::oneshot;
 
@@ -8,11 +10,12 @@ use super::{NewTask, Published, Recorded, StoreError, UnixMs};
 /// A request and who waits for its commit.
 pub(super) enum Write {
     Insert(Vec<(NewTask, Done<()>)>),
-    Published(Vec<Published>, Done<()>),
-    Reports(Vec<Recorded>, Done<u64>),
+    Published(Arc<[Published]>, Done<()>),
+    Reports(Arc<[Recorded]>, Done<u64>),
     Lost(Vec<LostNotice>, UnixMs, Done<u64>),
     Tick(UnixMs, Done<()>),
     Prune(UnixMs, Done<u64>),
+    Probe(Done<()>),
 }
 
 /// Who waits for a request's commit.
@@ -24,7 +27,7 @@ impl Write {
         let error = error.clone();
         match self {
             Self::Insert(tasks) => tasks.into_iter().for_each(|(_, done)| drop(done.send(Err(error.clone())))),
-            Self::Published(_, done) | Self::Tick(_, done) => drop(done.send(Err(error))),
+            Self::Published(_, done) | Self::Tick(_, done) | Self::Probe(done) => drop(done.send(Err(error))),
             Self::Reports(_, done) | Self::Lost(_, _, done) | Self::Prune(_, done) => drop(done.send(Err(error))),
         }
     }

@@ -125,9 +125,10 @@ async fn apply(
             answer_inserts(waiting, stored)
         }
         Write::Published(published, done) => settle(done, relay::mark(connection, &published).await),
-        Write::Reports(reports, done) => settle(done, reports::record(connection, reports, changes).await),
+        Write::Reports(reports, done) => settle(done, reports::record(connection, &reports, changes).await),
         Write::Lost(notices, now, done) => settle(done, lost::put_back(connection, notices, now, changes).await),
         Write::Tick(now, done) => settle(done, time::tick(connection, now, changes).await),
+        Write::Probe(done) => settle(done, time::probe(connection).await),
         Write::Prune(before, done) => settle(done, time::prune(connection, before).await),
     }
 }

@@ -82,6 +82,7 @@ fn each_bad_field_is_named() {
         (r#"{"task": "a", "task_id": "a b"}"#, "/task_id"),
         (r#"{"task": "a", "retry": {"max_retries": -1}}"#, "/retry"),
         (r#"{"task": "a", "retry": {"tries": 1}}"#, "/retry"),
+        (r#"{"task": "a", "retry": [3, 1]}"#, "/retry"),
         (r#"{"task": "a", "retry": {"backoff": 1e9}}"#, "/retry"),
         (r#"{"task": "a", "qeue": "mail"}"#, "/qeue"),
         (r#"{"task": "a", "a/b~c": 1}"#, "/a~1b~0c"),
