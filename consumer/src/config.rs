@@ -65,7 +65,7 @@ pub struct Settings {
     shutdown_grace: Duration,
 
     /// The worker's name, unique among the living [default: `errand-PID@HOST`]
-    #[arg(long, env = "WORKER_NAME")]
+    #[arg(long, env = "WORKER_NAME", value_parser = worker_name)]
     worker_name: Option<String>,
 
     /// Register the tasks that crash, panic and block, to try what then happens
@@ -125,6 +125,13 @@ impl Settings {
             worker_name: self.worker_name.clone().unwrap_or_else(default_name),
         })
     }
+}
+
+fn worker_name(name: &str) -> Result<String, String> {
+    if name.is_empty() || name.len() > 100 || !name.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err("must be 1 to 100 printable ASCII characters without blanks".to_owned());
+    }
+    Ok(name.to_owned())
 }
 
 fn default_name() -> String {

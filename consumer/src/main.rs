@@ -17,8 +17,9 @@ fn main() -> anyhow::Result<ExitCode> {
     let registry = tasks::registry(cli.settings.enable_fault_tasks);
     let config = cli.settings.check()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(worker::serve(config, registry))?;
-    // A handler that blocks its thread must not hold up the end: its task comes again elsewhere.
+    let ended = runtime.block_on(worker::serve(config, registry));
+    // A name lookup that hangs must not hold up the end.
     runtime.shutdown_background();
+    ended?;
     Ok(ExitCode::SUCCESS)
 }

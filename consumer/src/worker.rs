@@ -1,7 +1,6 @@
 //! The worker: takes deliveries, runs them, settles them, and ends gracefully.
 //!
-//! One direction: [`intake`] admits a delivery, [`run`] runs it, [`settle`] publishes what follows and acks. Nothing else
-//! acks.
+//! One direction: [`intake`] admits a delivery, [`run`] runs it, [`settle`] publishes what follows and then acks.
 
 mod health;
 mod heartbeat;
@@ -14,12 +13,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use metrics_exporter_prometheus::PrometheusBuilder;
-use protocol::amqp::{Broker, Fault, Publisher, QueueSpec, Subscribe, SubscriptionTask};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use protocol::amqp::{Broker, Delivery, Fault, Publisher, QueueSpec, Subscribe, SubscriptionTask};
 use protocol::topology::Table;
+use tokio::runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -33,16 +33,21 @@ use crate::registry::Registry;
 
 /// What closing connections has after the last run.
 const CLOSE: Duration = Duration::from_secs(3);
+const UPKEEP: Duration = Duration::from_secs(5);
 
 /// What all parts of the worker share.
 struct Worker {
     config: Config,
     registry: Registry,
-    runs: Runs,
+    runs: Runs<Delivery>,
     slots: Arc<Semaphore>,
     settle: Settle,
     /// The runs, so that the end can wait for them.
     tracker: TaskTracker,
+    /// Where handlers run: their own threads, so that one that blocks stops no ack, no heartbeat and no time limit.
+    handlers: runtime::Handle,
+    /// Cancelled when no more tasks are taken.
+    stop: CancellationToken,
     /// Cancelled when the grace is over: what still runs is abandoned, unacked.
     abandon: CancellationToken,
 }
@@ -58,15 +63,17 @@ pub async fn serve(config: Config, registry: Registry) -> anyhow::Result<()> {
     let table = config.topology.shared(&config.queues);
     let (publisher, publishing) = Publisher::new(broker.clone(), table.clone());
     let (consuming, deliveries, consuming_link) = SubscriptionTask::new(broker, subscribe(&config, table));
-    let worker = Arc::new(Worker::new(config, registry, publisher.clone()));
+    let handlers = HandlerThreads::start()?;
+    let worker = Arc::new(Worker::new(config, registry, publisher.clone(), handlers.handle()?));
 
-    let (stop, close) = (CancellationToken::new(), CancellationToken::new());
+    let (stop, close) = (worker.stop.clone(), CancellationToken::new());
     let (faults, mut fatal) = mpsc::channel(2);
     let links = TaskTracker::new();
     links.spawn(report(publishing.run(close.clone()), faults.clone()));
     links.spawn(report(consuming.run(stop.clone(), close.clone()), faults));
-    links.spawn(Intake::new(worker.clone(), stop.clone()).run(deliveries));
-    links.spawn(heartbeat::run(worker.clone(), publisher.clone(), stop.clone()));
+    links.spawn(Intake::new(worker.clone()).run(deliveries));
+    links.spawn(heartbeat::run(worker.clone(), publisher.clone(), close.clone()));
+    links.spawn(upkeep(metrics.clone(), close.clone()));
     let health = Health { publishing: publisher.watch(), consuming: consuming_link, metrics };
     let listen = worker.config.listen;
     let server = health::server(health, listen).with_context(|| format!("listen on {listen}"))?;
@@ -86,7 +93,7 @@ pub async fn serve(config: Config, registry: Registry) -> anyhow::Result<()> {
 }
 
 impl Worker {
-    fn new(config: Config, registry: Registry, publisher: Publisher) -> Self {
+    fn new(config: Config, registry: Registry, publisher: Publisher, handlers: runtime::Handle) -> Self {
         Self {
             settle: Settle::new(publisher, config.topology.clone(), config.worker_name.clone()),
             slots: Arc::new(Semaphore::new(usize::from(config.concurrency))),
@@ -94,6 +101,8 @@ impl Worker {
             registry,
             runs: Runs::default(),
             tracker: TaskTracker::new(),
+            handlers,
+            stop: CancellationToken::new(),
             abandon: CancellationToken::new(),
         }
     }
@@ -106,10 +115,39 @@ impl Worker {
         tracing::info!(running = self.tracker.len(), ?grace, "worker takes no more tasks");
         tokio::select! {
             () = self.tracker.wait() => {}
-            () = tokio::time::sleep(grace) => tracing::warn!(abandoned = self.tracker.len(), "the grace is over"),
+            () = sleep(grace) => tracing::warn!(abandoned = self.tracker.len(), "the grace is over"),
             () = next_signal() => tracing::warn!(abandoned = self.tracker.len(), "told twice to end"),
         }
         self.abandon.cancel();
+    }
+}
+
+/// The runtime that handlers run on. Dropping it leaves threads that a handler blocks behind: their tasks come again
+/// elsewhere, and the end of the process ends them.
+struct HandlerThreads(Option<runtime::Runtime>);
+
+impl HandlerThreads {
+    fn start() -> std::io::Result<Self> {
+        Ok(Self(Some(runtime::Builder::new_multi_thread().thread_name("handler").enable_all().build()?)))
+    }
+
+    fn handle(&self) -> anyhow::Result<runtime::Handle> {
+        self.0.as_ref().map(|runtime| runtime.handle().clone()).context("the handlers' runtime has ended")
+    }
+}
+
+impl Drop for HandlerThreads {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// Histograms keep every sample until they are swept, whether or not anybody scrapes.
+async fn upkeep(metrics: PrometheusHandle, close: CancellationToken) {
+    while close.run_until_cancelled(sleep(UPKEEP)).await.is_some() {
+        metrics.run_upkeep();
     }
 }
 
@@ -124,7 +162,7 @@ fn subscribe(config: &Config, table: Table) -> Subscribe {
             prefetch: (each + u16::from(place < rest)).max(1),
         })
         .collect();
-    Subscribe { table, queues, consumer_tag: config.worker_name.chars().take(100).collect() }
+    Subscribe { table, queues, consumer_tag: config.worker_name.clone() }
 }
 
 async fn until_told(fatal: &mut mpsc::Receiver<Fault>) -> anyhow::Result<()> {

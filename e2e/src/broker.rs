@@ -95,12 +95,12 @@ impl Endpoint {
     ) -> Result<Depth> {
         let start = Instant::now();
         loop {
-            let depth = self.depth(vhost, queue).await?;
-            if wanted(depth) {
-                return Ok(depth);
-            }
-            if start.elapsed() > deadline {
-                bail!("after {deadline:?} {queue} is still {depth:?}");
+            // The queue may not be declared yet.
+            let depth = self.depth(vhost, queue).await;
+            match depth {
+                Ok(depth) if wanted(depth) => return Ok(depth),
+                depth if start.elapsed() > deadline => bail!("after {deadline:?} {queue} is still {depth:?}"),
+                _ => {}
             }
             sleep(POLL).await;
         }

@@ -12,6 +12,7 @@ mod link;
 mod publish;
 mod publisher;
 mod subscription;
+mod supervise;
 mod url;
 mod window;
 

@@ -1,9 +1,8 @@
-//! Jittered exponential backoff for whatever is rebuilt after a fault.
+//! Jittered exponential backoff for whatever is tried again after a fault.
 
 use std::time::Duration;
 
-/// Waits between rebuilding attempts: doubling from a quarter of a second, jittered so that a fleet does not come back
-/// in step, at most 30 s (the bound for a broker whose credentials changed, faults table).
+/// Waits between attempts: doubling from a quarter of a second, jittered so that a fleet does not come back in step.
 #[derive(Debug, Default)]
 pub struct Backoff {
     attempt: u32,
@@ -11,11 +10,10 @@ pub struct Backoff {
 
 impl Backoff {
     const FIRST: Duration = Duration::from_millis(250);
-    const MAX: Duration = Duration::from_secs(30);
 
-    /// The next wait.
-    pub fn next_delay(&mut self) -> Duration {
-        let ceiling = Self::FIRST.saturating_mul(1 << self.attempt.min(10)).min(Self::MAX);
+    /// The next wait, at most `longest`.
+    pub fn next_delay(&mut self, longest: Duration) -> Duration {
+        let ceiling = Self::FIRST.saturating_mul(1 << self.attempt.min(10)).min(longest);
         self.attempt = self.attempt.saturating_add(1);
         ceiling.mul_f64(0.5 + fastrand::f64() / 2.0)
     }
@@ -32,12 +30,13 @@ mod tests {
 
     #[test]
     fn waits_grow_to_the_bound_and_start_over() {
+        let longest = Duration::from_secs(30);
         let mut backoff = Backoff::default();
-        let waits: Vec<Duration> = (0..20).map(|_| backoff.next_delay()).collect();
+        let waits: Vec<Duration> = (0..20).map(|_| backoff.next_delay(longest)).collect();
         assert!(waits[0] <= Backoff::FIRST);
-        assert!(waits.iter().all(|wait| *wait <= Backoff::MAX));
-        assert!(waits[19] >= Backoff::MAX / 2);
+        assert!(waits.iter().all(|wait| *wait <= longest));
+        assert!(waits[19] >= longest / 2);
         backoff.reset();
-        assert!(backoff.next_delay() <= Backoff::FIRST);
+        assert!(backoff.next_delay(longest) <= Backoff::FIRST);
     }
 }

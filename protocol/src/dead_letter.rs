@@ -4,7 +4,7 @@
 
 use serde_json::{Value, json};
 
-use crate::message::{Headers, MAX_HEADERS_BYTES, Message, truncate};
+use crate::message::{Headers, MAX_HEADERS_BYTES, Message, is_of_the_broker, truncate};
 use crate::reply::ErrorInfo;
 
 /// A header value longer than this is cut: 140 KB of headers closes the connection, and everything in flight comes back.
@@ -33,7 +33,7 @@ pub fn dead_letter(original: &Message, verdict: &Verdict<'_>) -> Message {
     // Its time to live would also run in the operator's queue.
     properties.expiration = None;
     properties.persistent = true;
-    properties.headers.retain(|name, _| !is_brokers_own(name));
+    properties.headers.retain(|name, _| !is_of_the_broker(name));
     if size(&properties.headers) > MAX_HEADERS_BYTES - 8 * MAX_VALUE_BYTES {
         properties.headers.retain(|name, _| matches!(name.as_str(), "task" | "id" | "retries" | "lang"));
         properties.headers.retain(|_, value| value.to_string().len() <= MAX_VALUE_BYTES);
@@ -49,10 +49,6 @@ pub fn dead_letter(original: &Message, verdict: &Verdict<'_>) -> Message {
     ];
     properties.headers.extend(ours.map(|(name, value)| (name.to_owned(), value)));
     letter
-}
-
-fn is_brokers_own(name: &str) -> bool {
-    name == "x-death" || name.starts_with("x-first-death-") || name.starts_with("x-last-death-") || name == "CC"
 }
 
 fn size(headers: &Headers) -> usize {

@@ -32,7 +32,7 @@ pub struct Heartbeat {
     pub concurrency: usize,
     /// What runs just now, at most [`MAX_RUNNING`].
     pub running: Vec<RunningTask>,
-    /// Whether this is its last heartbeat: it consumes no more.
+    /// Whether it takes no more tasks and only finishes those that run.
     pub stopping: bool,
 }
 

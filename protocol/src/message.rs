@@ -143,6 +143,14 @@ fn inflate(body: &[u8]) -> Result<Vec<u8>, ContentFault> {
     Ok(inflated)
 }
 
+/// Headers that a broker adds to what was delivered or dead-lettered; in a new message they would tell of another.
+#[must_use]
+pub fn is_of_the_broker(header: &str) -> bool {
+    matches!(header, "x-death" | "x-delivery-count" | "x-acquired-count" | "CC")
+        || header.starts_with("x-first-death-")
+        || header.starts_with("x-last-death-")
+}
+
 /// The longest start of `text` that has at most `max_bytes` bytes and ends at a character's end.
 #[must_use]
 pub fn truncate(text: &str, max_bytes: usize) -> &str {

@@ -4,6 +4,8 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::heartbeat::HEARTBEAT_TTL;
+
 /// Delay levels are 2^0 s to 2^19 s.
 pub const DELAY_LEVELS: u32 = 20;
 
@@ -20,9 +22,6 @@ const DEAD_LETTER_TTL_MS: i64 = 14 * 24 * 3600 * 1000;
 
 /// Dead letters beyond this drop the oldest.
 const DEAD_LETTER_MAX: i64 = 100_000;
-
-/// Heartbeats older than this tell nothing.
-const HEARTBEAT_TTL_MS: i64 = 15_000;
 
 /// The kinds of exchange in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -161,6 +160,12 @@ impl Topology {
         self.name(&format!("delay.{}", delay_label(level)))
     }
 
+    /// The name without the prefix of a task queue's full name.
+    #[must_use]
+    pub fn queue_of<'a>(&self, name: &'a str) -> &'a str {
+        name.strip_prefix(&self.prefix).unwrap_or(name)
+    }
+
     /// Whether a full queue name is that of a delay queue.
     #[must_use]
     pub fn is_delay_queue(&self, name: &str) -> bool {
@@ -240,7 +245,7 @@ impl Topology {
     #[must_use]
     pub fn heartbeat_queue(&self, producer_id: &str) -> Table {
         let name = self.name(&format!("workers.{producer_id}"));
-        let arguments = arguments(&[("x-message-ttl", json!(HEARTBEAT_TTL_MS))]);
+        let arguments = arguments(&[("x-message-ttl", json!(HEARTBEAT_TTL.as_secs() * 1000))]);
         Table {
             bindings: vec![bind(self.workers(), name.clone(), "", &[])],
             queues: vec![Queue { name, durable: false, exclusive: true, arguments }],

@@ -47,6 +47,5 @@ async fn readyz(health: web::Data<Health>) -> HttpResponse {
 }
 
 async fn metrics(health: web::Data<Health>) -> HttpResponse {
-    health.metrics.run_upkeep();
     HttpResponse::Ok().content_type("text/plain; version=0.0.4").body(health.metrics.render())
 }

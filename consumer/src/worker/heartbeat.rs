@@ -9,19 +9,21 @@ use tokio_util::sync::CancellationToken;
 
 use super::Worker;
 
-/// Speaks until `stop`, at once after every new connection, and then says goodbye.
-pub(super) async fn run(worker: Arc<Worker>, publisher: Publisher, stop: CancellationToken) {
+/// Speaks until `close`, at once after every new connection and when the worker takes no more tasks.
+pub(super) async fn run(worker: Arc<Worker>, publisher: Publisher, close: CancellationToken) {
     let mut link = publisher.watch();
     let mut ticks = interval(HEARTBEAT_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    while !stop.is_cancelled() {
+    let mut stopping = false;
+    loop {
         tokio::select! {
-            () = stop.cancelled() => {}
-            _ = ticks.tick() => speak(&worker, &publisher, false),
-            Ok(()) = link.changed() => speak(&worker, &publisher, false),
+            () = close.cancelled() => return,
+            () = worker.stop.cancelled(), if !stopping => stopping = true,
+            _ = ticks.tick() => {}
+            Ok(()) = link.changed() => {}
         }
+        speak(&worker, &publisher, stopping);
     }
-    speak(&worker, &publisher, true);
 }
 
 fn speak(worker: &Worker, publisher: &Publisher, stopping: bool) {

@@ -9,32 +9,31 @@ use protocol::reply::ErrorInfo;
 use protocol::task::{Task, Undecodable};
 use time::OffsetDateTime;
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
 
 use super::Worker;
 use super::run::run;
 use super::runs::{Admission, Key};
-use super::settle::{Followup, Origin, Settled};
+use super::settle::{Due, Followup, Origin, settle};
 use crate::disposition::{Disposition, Outcome, decide};
+use crate::handler::TaskError;
 
 /// Waits shorter than this are held here; the broker's shortest delay is a second.
 const HOLD: Duration = Duration::from_secs(1);
 
 pub(super) struct Intake {
     worker: Arc<Worker>,
-    stop: CancellationToken,
 }
 
 impl Intake {
-    pub(super) fn new(worker: Arc<Worker>, stop: CancellationToken) -> Self {
-        Self { worker, stop }
+    pub(super) fn new(worker: Arc<Worker>) -> Self {
+        Self { worker }
     }
 
     /// Takes in until the deliveries end. After `stop` they go back at once, for another worker.
     pub(super) async fn run(self, mut deliveries: mpsc::Receiver<Delivery>) {
         while let Some(delivery) = deliveries.recv().await {
-            if self.stop.is_cancelled() {
-                delivery.requeue().await;
+            if self.worker.stop.is_cancelled() {
+                settle(vec![delivery], Due::Requeue).await;
             } else {
                 self.take(delivery);
             }
@@ -45,27 +44,27 @@ impl Intake {
         metrics::counter!("errand_deliveries_total").increment(1);
         // The run keeps the message, the delivery only settles it: a redelivery brings nothing new.
         let message = std::mem::take(&mut delivery.message);
-        let queue = delivery.routing_key.clone();
-        let worker = self.worker.clone();
+        let queue = self.worker.config.topology.queue_of(&delivery.queue).to_owned();
         match Task::decode(&message) {
             Ok(task) => self.admit(task, message, queue, delivery),
             Err(unreadable) => {
-                let spawned = give_up_unread(worker, unreadable, message, queue, delivery);
-                self.worker.tracker.spawn(spawned);
+                let work = give_up_unread(self.worker.clone(), unreadable, message, queue, delivery);
+                self.worker.tracker.spawn(work);
             }
         }
     }
 
     fn admit(&self, task: Task, message: Message, queue: String, delivery: Delivery) {
         let key = (task.id.clone(), task.retries);
-        match self.worker.runs.admit(&key, delivery) {
+        let redelivered = delivery.redelivered;
+        match self.worker.runs.admit(&key, delivery, redelivered) {
             Admission::Start => {
                 self.worker.tracker.spawn(life(self.worker.clone(), key, task, message, queue));
             }
             Admission::Joined => tracing::debug!(task_id = %key.0, "delivered again while it runs"),
-            Admission::Settled(delivery) => {
-                tracing::debug!(task_id = %key.0, "delivered again after it was settled");
-                self.worker.tracker.spawn(delivery.ack());
+            Admission::Done(delivery) => {
+                tracing::debug!(task_id = %key.0, "delivered again after it was done");
+                self.worker.tracker.spawn(settle(vec![*delivery], Due::Ack));
             }
         }
     }
@@ -73,44 +72,65 @@ impl Intake {
 
 /// One attempt from admission to ack.
 async fn life(worker: Arc<Worker>, key: Key, task: Task, message: Message, queue: String) {
-    let settled = worker.abandon.run_until_cancelled(attempt(&worker, &key, &task, &message, &queue)).await;
-    match settled {
-        Some(Settled::Ack) => {
-            for delivery in worker.runs.settled(&key) {
-                if !delivery.ack().await {
-                    tracing::debug!(task_id = %key.0, "settled; its ack was lost with the connection");
-                }
-            }
-        }
-        Some(Settled::Requeue) => {
-            for delivery in worker.runs.abandoned(&key) {
-                delivery.requeue().await;
-            }
-        }
-        // Left unacked: it comes again elsewhere when this process has ended.
-        None => drop(worker.runs.abandoned(&key)),
+    let ending = Ending { worker: &worker, key: &key };
+    let due = worker.abandon.run_until_cancelled(attempt(&worker, &key, &task, &message, &queue)).await;
+    let Some(due) = due else { return };
+    if due == Due::Ack {
+        worker.runs.remember(&key);
+    }
+    let deliveries = worker.runs.end(&key);
+    drop(ending);
+    settle(deliveries, due).await;
+}
+
+/// Ends the run however its task ends: a key that stayed would swallow every redelivery.
+struct Ending<'a> {
+    worker: &'a Worker,
+    key: &'a Key,
+}
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        drop(self.worker.runs.end(self.key));
     }
 }
 
-async fn attempt(worker: &Arc<Worker>, key: &Key, task: &Task, message: &Message, queue: &str) -> Settled {
+async fn attempt(worker: &Arc<Worker>, key: &Key, task: &Task, message: &Message, queue: &str) -> Due {
     let origin = Origin { task, message, queue };
     let wait = wait_of(task, OffsetDateTime::now_utc());
     if wait >= HOLD {
         return worker.settle.publish(&origin, Followup::Forward(wait)).await;
     }
     tokio::time::sleep(wait).await;
-    let Ok(_slot) = worker.slots.acquire().await else { return Settled::Requeue };
+    let Ok(_slot) = worker.slots.acquire().await else { return Due::Requeue };
+    if worker.stop.is_cancelled() {
+        return Due::Requeue;
+    }
     let started_at = OffsetDateTime::now_utc();
-    let outcome = if task.expires.is_some_and(|expires| expires <= started_at) {
-        Outcome::Expired
-    } else if let Some(handler) = worker.registry.get(&task.task) {
-        run(worker, key, task, handler, started_at).await
-    } else {
-        Outcome::NotRegistered(task.task.clone())
-    };
+    let outcome = outcome(worker, key, task, started_at).await;
     let policy = task.retry.unwrap_or_default();
     let disposition = decide(outcome, &policy, task.retries, worker.config.max_result_bytes, fastrand::f64());
     worker.settle.publish(&origin, Followup::Disposed(disposition, started_at)).await
+}
+
+async fn outcome(worker: &Arc<Worker>, key: &Key, task: &Task, started_at: OffsetDateTime) -> Outcome {
+    if task.expires.is_some_and(|expires| expires <= started_at) {
+        return Outcome::Expired;
+    }
+    if !task.embed.is_empty() {
+        let message = "callbacks, chains and chords are not supported; nothing was run";
+        return Outcome::Failed(TaskError::fail("UnsupportedWorkflow", message));
+    }
+    let Some(handler) = worker.registry.get(&task.task) else {
+        return Outcome::NotRegistered(task.task.clone());
+    };
+    match run(worker, key, task, handler, started_at).await {
+        // Only a shutdown lets an attempt not count, whatever the handler says.
+        Outcome::Failed(TaskError::Interrupted { error }) if !worker.stop.is_cancelled() => {
+            Outcome::Failed(TaskError::Retry { error, delay: None })
+        }
+        outcome => outcome,
+    }
 }
 
 /// What is left of a delay, or until the `eta` of a client that publishes to our queues itself.
@@ -130,17 +150,16 @@ async fn give_up_unread(
 ) {
     tracing::warn!(task_id = unreadable.id, %queue, reason = %unreadable.reason, "a message that is no task");
     let error = ErrorInfo { kind: "DecodeError".to_owned(), message: unreadable.reason.to_string(), traceback: None };
-    let task = settle_stub(unreadable);
+    let task = stub_of(unreadable);
     let origin = Origin { task: &task, message: &message, queue: &queue };
     let followup = Followup::Disposed(Disposition::GiveUp(error), OffsetDateTime::now_utc());
-    let published = worker.abandon.run_until_cancelled(worker.settle.publish(&origin, followup)).await;
-    if published.is_some() {
-        delivery.ack().await;
+    if let Some(due) = worker.abandon.run_until_cancelled(worker.settle.publish(&origin, followup)).await {
+        settle(vec![delivery], due).await;
     }
 }
 
 /// What is known of a task whose message cannot be read.
-fn settle_stub(unreadable: Undecodable) -> Task {
+fn stub_of(unreadable: Undecodable) -> Task {
     Task {
         id: unreadable.id.unwrap_or_default(),
         task: unreadable.task.unwrap_or_default(),

@@ -6,9 +6,11 @@ use std::time::Duration;
 use protocol::reply::{Progress, Report};
 use protocol::task::Task;
 use time::OffsetDateTime;
+use time::macros::datetime;
 use tokio::sync::watch;
 use tokio::task::JoinError;
 use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::Worker;
 use super::runs::Key;
@@ -43,17 +45,15 @@ pub(super) async fn run(
     let (context, control) = Context::new(parts);
     let progress = control.progress();
     worker.runs.control(key, control);
-    // A task of its own: a panic ends it alone, and a handler that never yields cannot stop its own limits.
-    let mut handler = tokio_util::task::AbortOnDropHandle::new(worker.tracker.spawn(handler.call(
-        task.args.clone(),
-        task.kwargs.clone(),
-        context,
-    )));
+    // A task and threads of its own: a panic ends it alone, and a handler that never yields stops neither its own limits
+    // nor the worker's connections.
+    let call = handler.call(task.args.clone(), task.kwargs.clone(), context);
+    let mut handler = AbortOnDropHandle::new(worker.tracker.spawn_on(call, &worker.handlers));
     let outcome = tokio::select! {
         called = &mut handler => outcome_of(called),
         () = sleep_until(started + hard) => Outcome::TimeLimitExceeded(hard),
         never = announce(worker, task, progress, started_at) => match never {},
-        never = cancel_at_soft_limit(worker, key, task, started) => match never {},
+        never = cancel_at(worker, key, task.soft_time_limit.map(|soft| started + soft.min(hard))) => match never {},
     };
     metrics::histogram!("errand_run_seconds").record(started.elapsed().as_secs_f64());
     outcome
@@ -74,9 +74,9 @@ fn panic_message(error: JoinError) -> String {
 }
 
 /// Asks the handler to end; the hard limit follows.
-async fn cancel_at_soft_limit(worker: &Worker, key: &Key, task: &Task, started: Instant) -> std::convert::Infallible {
-    if let Some(soft) = task.soft_time_limit {
-        sleep_until(started + soft).await;
+async fn cancel_at(worker: &Worker, key: &Key, soft_limit: Option<Instant>) -> std::convert::Infallible {
+    if let Some(at) = soft_limit {
+        sleep_until(at).await;
         worker.runs.cancel(key, Cancelled::SoftTimeLimit);
     }
     std::future::pending().await
@@ -90,12 +90,12 @@ async fn announce(
     started_at: OffsetDateTime,
 ) -> std::convert::Infallible {
     sleep(ANNOUNCE_AFTER).await;
-    worker.settle.announce(task, Report::Started, 0, started_at);
-    let mut seq = 0;
+    let mut seq = seq_at(started_at);
+    worker.settle.announce(task, Report::Started, seq, started_at);
     loop {
         let latest = progress.borrow_and_update().clone();
         if let Some(latest) = latest {
-            seq += 1;
+            seq = seq.saturating_add(1);
             worker.settle.announce(task, Report::Progress(latest), seq, started_at);
             sleep(PROGRESS_EVERY).await;
         }
@@ -103,4 +103,11 @@ async fn announce(
             return std::future::pending().await;
         }
     }
+}
+
+/// Where the order of a run's reports starts. A second run of the same attempt, after a worker's death, must not start
+/// below the first: at most five reports a second, so five numbers a second since 2026 are enough, until 2053.
+fn seq_at(started_at: OffsetDateTime) -> u32 {
+    let since_2026 = started_at - datetime!(2026-01-01 00:00 UTC);
+    u32::try_from(since_2026.whole_milliseconds() / PROGRESS_EVERY.as_millis().cast_signed()).unwrap_or(0)
 }

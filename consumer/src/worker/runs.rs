@@ -1,12 +1,11 @@
 //! What runs here, keyed by (task id, attempt), with the deliveries that each run settles.
 //!
 //! A redelivery of a run that is still under way joins it and starts nothing: after a lost connection every task that
-//! runs comes again. One that was settled while its ack could not be sent is acked when it comes again.
+//! runs comes again. One that was done while its ack could not be sent is acked when it comes again.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use protocol::amqp::Delivery;
 use protocol::heartbeat::{MAX_RUNNING, RunningTask};
 
 use crate::context::{Cancelled, ContextControl};
@@ -14,47 +13,54 @@ use crate::context::{Cancelled, ContextControl};
 /// A task id and an attempt.
 pub(super) type Key = (String, u32);
 
-/// Settled runs that are remembered, for redeliveries.
+/// Runs that are remembered when they are done, for redeliveries.
 const REMEMBERED: usize = 10_000;
 
-#[derive(Default)]
-pub(super) struct Runs(Mutex<State>);
+/// The runs, with deliveries of type `D`.
+pub(super) struct Runs<D>(Mutex<State<D>>);
 
-#[derive(Default)]
-struct State {
-    running: HashMap<Key, Running>,
-    settled: HashSet<Key>,
+struct State<D> {
+    running: HashMap<Key, Running<D>>,
+    done: HashSet<Key>,
     order: VecDeque<Key>,
+    /// What every run is asked to end for, those that start later included.
+    cancelled: Option<Cancelled>,
 }
 
-#[derive(Default)]
-struct Running {
-    deliveries: Vec<Delivery>,
+struct Running<D> {
+    deliveries: Vec<D>,
     control: Option<ContextControl>,
 }
 
 /// What becomes of a delivery.
-#[derive(Debug)]
-pub(super) enum Admission {
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Admission<D> {
     /// A run starts; the delivery is kept for its end.
     Start,
     /// The run is under way; the delivery is kept for its end.
     Joined,
-    /// The run was settled before; only the ack is missing.
-    Settled(Box<Delivery>),
+    /// The run was done before; only the ack is missing.
+    Done(Box<D>),
 }
 
-impl Runs {
-    /// Admits a delivery.
-    pub(super) fn admit(&self, key: &Key, delivery: Delivery) -> Admission {
+impl<D> Default for Runs<D> {
+    fn default() -> Self {
+        let state = State { running: HashMap::new(), done: HashSet::new(), order: VecDeque::new(), cancelled: None };
+        Self(Mutex::new(state))
+    }
+}
+
+impl<D> Runs<D> {
+    /// Admits a delivery; `redelivered` as the broker says.
+    pub(super) fn admit(&self, key: &Key, delivery: D, redelivered: bool) -> Admission<D> {
         let mut state = self.lock();
         if let Some(run) = state.running.get_mut(key) {
             run.deliveries.push(delivery);
             return Admission::Joined;
         }
         // Only a redelivery: a client may use an id again on purpose.
-        if delivery.redelivered && state.settled.contains(key) {
-            return Admission::Settled(Box::new(delivery));
+        if redelivered && state.done.contains(key) {
+            return Admission::Done(Box::new(delivery));
         }
         state.running.insert(key.clone(), Running { deliveries: vec![delivery], control: None });
         Admission::Start
@@ -62,7 +68,11 @@ impl Runs {
 
     /// Makes a run cancellable.
     pub(super) fn control(&self, key: &Key, control: ContextControl) {
-        if let Some(run) = self.lock().running.get_mut(key) {
+        let mut state = self.lock();
+        if let Some(reason) = state.cancelled {
+            control.cancel(reason);
+        }
+        if let Some(run) = state.running.get_mut(key) {
             run.control = Some(control);
         }
     }
@@ -74,29 +84,29 @@ impl Runs {
         }
     }
 
-    /// Ends a run whose follow-up was published; its deliveries are to be acked now.
-    pub(super) fn settled(&self, key: &Key) -> Vec<Delivery> {
+    /// Ends a run, whose deliveries are to be settled now.
+    pub(super) fn end(&self, key: &Key) -> Vec<D> {
+        self.lock().running.remove(key).map(|run| run.deliveries).unwrap_or_default()
+    }
+
+    /// Remembers a run whose outcome was published, so that it is not run again when its ack is lost.
+    pub(super) fn remember(&self, key: &Key) {
         let mut state = self.lock();
-        let run = state.running.remove(key).unwrap_or_default();
-        if state.settled.insert(key.clone()) {
+        if state.done.insert(key.clone()) {
             state.order.push_back(key.clone());
         }
         while state.order.len() > REMEMBERED {
             if let Some(oldest) = state.order.pop_front() {
-                state.settled.remove(&oldest);
+                state.done.remove(&oldest);
             }
         }
-        run.deliveries
-    }
-
-    /// Ends a run that was not settled; its deliveries come again when the connection ends.
-    pub(super) fn abandoned(&self, key: &Key) -> Vec<Delivery> {
-        self.lock().running.remove(key).unwrap_or_default().deliveries
     }
 
     /// Asks all runs to end.
     pub(super) fn cancel_all(&self, reason: Cancelled) {
-        for control in self.lock().running.values().filter_map(|run| run.control.as_ref()) {
+        let mut state = self.lock();
+        state.cancelled = Some(reason);
+        for control in state.running.values().filter_map(|run| run.control.as_ref()) {
             control.cancel(reason);
         }
     }
@@ -108,7 +118,65 @@ impl Runs {
         keys.map(|(task_id, retries)| RunningTask { task_id: task_id.clone(), retries: *retries }).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, State<D>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::context::Context;
+
+    fn key() -> Key {
+        ("a".to_owned(), 1)
+    }
+
+    #[test]
+    fn a_redelivery_joins_the_run_and_is_settled_with_it() {
+        let runs = Runs::default();
+        assert_eq!(runs.admit(&key(), "first", false), Admission::Start);
+        assert_eq!(runs.admit(&key(), "again", true), Admission::Joined);
+        assert_eq!(runs.admit(&("a".to_owned(), 2), "next attempt", false), Admission::Start);
+        assert_eq!(runs.end(&key()), ["first", "again"]);
+        assert_eq!(runs.running().len(), 1);
+    }
+
+    #[test]
+    fn what_is_done_is_acked_when_it_comes_again_and_run_when_it_is_sent_again() {
+        let runs = Runs::default();
+        runs.admit(&key(), "first", false);
+        runs.remember(&key());
+        runs.end(&key());
+        assert_eq!(runs.admit(&key(), "again", true), Admission::Done(Box::new("again")));
+        assert_eq!(runs.admit(&key(), "on purpose", false), Admission::Start);
+    }
+
+    #[test]
+    fn what_was_sent_on_or_abandoned_is_run_when_it_comes_again() {
+        let runs = Runs::default();
+        runs.admit(&key(), "sent on", false);
+        runs.end(&key());
+        assert_eq!(runs.admit(&key(), "delivered elsewhere before", true), Admission::Start);
+    }
+
+    #[test]
+    fn only_the_latest_are_remembered() {
+        let runs = Runs::<()>::default();
+        for number in 0..=REMEMBERED {
+            runs.remember(&(number.to_string(), 0));
+        }
+        assert_eq!(runs.admit(&("0".to_owned(), 0), (), true), Admission::Start);
+        assert_eq!(runs.admit(&("1".to_owned(), 0), (), true), Admission::Done(Box::new(())));
+    }
+
+    #[test]
+    fn a_run_that_starts_after_all_were_cancelled_hears_of_it() {
+        let runs = Runs::default();
+        runs.admit(&key(), (), false);
+        runs.cancel_all(Cancelled::Shutdown);
+        let (context, control) = Context::for_test("a", 1);
+        runs.control(&key(), control);
+        assert_eq!(context.is_cancelled(), Some(Cancelled::Shutdown));
     }
 }

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use protocol::amqp::{Publish, PublishError, Publisher};
+use futures_util::future::join_all;
+use protocol::amqp::{Delivery, Publish, PublishError, Publisher};
 use protocol::backoff::Backoff;
 use protocol::dead_letter::{Verdict, dead_letter};
 use protocol::message::{DELAY, Message, truncate};
@@ -12,11 +13,18 @@ use protocol::task::forward::{forward_of, retry_of};
 use protocol::timestamp::rfc3339;
 use protocol::topology::Topology;
 use time::OffsetDateTime;
+use tokio::time::Instant;
 
 use crate::disposition::Disposition;
 
+/// The longest pause between two attempts to publish the same.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
 /// A longer error message is cut in the reply.
 const MAX_ERROR_BYTES: usize = 512 * 1024;
+/// How long a result waits for its producer's reply queue to be declared again. A producer that is gone for good must
+/// not hold the worker's slots.
+const REPLY_PATIENCE: Duration = Duration::from_mins(1);
 
 /// What was received.
 pub(super) struct Origin<'a> {
@@ -33,13 +41,28 @@ pub(super) enum Followup {
     Disposed(Disposition, OffsetDateTime),
 }
 
-/// What is due to the delivery once everything was published.
+/// What is due to the deliveries of an attempt once everything that follows it was published.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Settled {
-    /// It is done with.
+pub(super) enum Due {
+    /// They are done with, and so is the attempt.
     Ack,
-    /// It goes back to the queue.
+    /// They are done with; the same attempt is on its way again.
+    Forwarded,
+    /// They go back to the queue.
     Requeue,
+}
+
+/// Settles deliveries. Nothing else acks.
+pub(super) async fn settle(deliveries: Vec<Delivery>, due: Due) {
+    for delivery in deliveries {
+        let settled = match due {
+            Due::Ack | Due::Forwarded => delivery.ack().await,
+            Due::Requeue => delivery.requeue().await,
+        };
+        if !settled {
+            tracing::debug!("the connection was lost before a delivery was settled; it comes again");
+        }
+    }
 }
 
 pub(super) struct Settle {
@@ -54,18 +77,24 @@ impl Settle {
     }
 
     /// Publishes all that follows, for as long as it takes: until then the delivery stays unacked.
-    pub(super) async fn publish(&self, origin: &Origin<'_>, followup: Followup) -> Settled {
-        let publishes = match followup {
-            Followup::Forward(wait) => Some(vec![self.task_publish(forward_of(origin.message, wait), origin.queue)]),
-            Followup::Disposed(disposition, started_at) => self.dispose(origin, disposition, started_at),
+    pub(super) async fn publish(&self, origin: &Origin<'_>, followup: Followup) -> Due {
+        let (publishes, due) = match followup {
+            Followup::Forward(wait) => {
+                (vec![self.task_publish(forward_of(origin.message, wait), origin.queue)], Due::Forwarded)
+            }
+            Followup::Disposed(Disposition::Requeue, _) => return Due::Requeue,
+            Followup::Disposed(disposition, started_at) => (self.dispose(origin, disposition, started_at), Due::Ack),
         };
-        let Some(publishes) = publishes else { return Settled::Requeue };
-        futures_util::future::join_all(publishes.into_iter().map(|publish| self.confirmed(publish))).await;
-        Settled::Ack
+        let durable = origin.task.durable_reply;
+        join_all(publishes.into_iter().map(|publish| self.confirmed(publish, durable))).await;
+        due
     }
 
     /// Says that a task runs, or how far it is. May be lost.
     pub(super) fn announce(&self, task: &Task, report: Report, seq: u32, started_at: OffsetDateTime) {
+        if task.ignore_result {
+            return;
+        }
         let reply = Reply { seq: Some(seq), ..self.reply(task, report, started_at) };
         if let Some(mut publish) = reply_publish(task, &reply) {
             publish.message.properties.persistent = false;
@@ -73,19 +102,13 @@ impl Settle {
         }
     }
 
-    /// What to publish; `None` when nothing follows and the message goes back.
-    fn dispose(
-        &self,
-        origin: &Origin<'_>,
-        disposition: Disposition,
-        started_at: OffsetDateTime,
-    ) -> Option<Vec<Publish>> {
+    fn dispose(&self, origin: &Origin<'_>, disposition: Disposition, started_at: OffsetDateTime) -> Vec<Publish> {
         let task = origin.task;
         let now = OffsetDateTime::now_utc();
         let (report, follow) = match disposition {
             Disposition::Succeed(result) => (Report::Success(result), None),
             Disposition::Revoke(reason) => (Report::Revoked { reason }, None),
-            Disposition::Requeue => return None,
+            Disposition::Requeue => return Vec::new(),
             Disposition::Retry { error, wait } => {
                 tracing::info!(task_id = %task.id, task = %task.task, attempt = task.retries, error = %brief(&error), ?wait, "retry");
                 let retry = retry_of(origin.message, task.retries.saturating_add(1), wait);
@@ -103,7 +126,7 @@ impl Settle {
         let ended = report.state().is_terminal();
         let reply = Reply { date_done: ended.then_some(now), ..self.reply(task, report, started_at) };
         let reply = reply_publish(task, &reply).filter(|_| !task.ignore_result);
-        Some(follow.into_iter().chain(reply).collect())
+        follow.into_iter().chain(reply).collect()
     }
 
     fn reply(&self, task: &Task, report: Report, started_at: OffsetDateTime) -> Reply {
@@ -140,28 +163,41 @@ impl Settle {
         Publish { exchange: self.topology.dead(), routing_key: origin.queue.to_owned(), message }
     }
 
-    async fn confirmed(&self, publish: Publish) {
+    /// `durable`: the reply queue outlives its client, so a reply that comes back met one that is being declared again.
+    async fn confirmed(&self, publish: Publish, durable: bool) {
         let mut backoff = Backoff::default();
+        let mut unwanted_since = None;
         loop {
             self.publisher.ready().await;
-            match self.publisher.publish(publish.clone()).await {
-                Ok(()) => return,
-                // A reply queue goes with its client; then nobody wants the reply.
-                Err(PublishError::Returned(_)) if publish.exchange.is_empty() => {
-                    metrics::counter!("errand_unwanted_replies_total").increment(1);
-                    tracing::debug!(reply_to = %publish.routing_key, "nobody waits for this reply");
-                    return;
+            let Err(error) = self.publisher.publish(publish.clone()).await else { return };
+            let is_reply = publish.exchange.is_empty();
+            match &error {
+                PublishError::Returned(_) if is_reply => {
+                    let since = *unwanted_since.get_or_insert_with(Instant::now);
+                    if !durable || since.elapsed() > REPLY_PATIENCE {
+                        return unwanted(&publish, durable);
+                    }
                 }
-                Err(error @ PublishError::Malformed(_)) => {
+                PublishError::Malformed(_) => {
                     tracing::error!(%error, "a message that cannot be published is dropped");
                     return;
                 }
-                Err(error) => {
-                    tracing::debug!(%error, exchange = %publish.exchange, "will publish again");
-                    tokio::time::sleep(backoff.next_delay()).await;
-                }
+                PublishError::Unavailable(_) => {}
+                error => tracing::warn!(%error, exchange = %publish.exchange, "not published yet"),
             }
+            tokio::time::sleep(backoff.next_delay(LONGEST_PAUSE)).await;
         }
+    }
+}
+
+/// A reply queue goes with its client, and then nobody wants the reply.
+fn unwanted(publish: &Publish, durable: bool) {
+    metrics::counter!("errand_unwanted_replies_total").increment(1);
+    let reply_to = &publish.routing_key;
+    if durable {
+        tracing::warn!(%reply_to, "a producer's reply queue is gone; its result is dropped");
+    } else {
+        tracing::debug!(%reply_to, "nobody waits for this reply");
     }
 }
 

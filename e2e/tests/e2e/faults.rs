@@ -109,6 +109,68 @@ async fn a_deleted_binding_loses_no_task() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_retry_that_meets_a_missing_binding_is_not_lost() -> Result<()> {
+    let pair = Pair::on(broker::shared().await?).start().await?;
+    let management = &pair.broker().management;
+    management.unbind(pair.vhost(), "errand.delay", "errand.delay.1s").await?;
+    let mut ids = Vec::new();
+    for _ in 0..30 {
+        let wish = json!({"task": "flaky", "args": [1], "retry": {"backoff": 1, "jitter": false}});
+        ids.push(pair.client().accepted(&wish).await?);
+    }
+    for id in &ids {
+        let ended = pair.client().await_terminal(id, LONG).await?;
+        assert_eq!((&ended["state"], &ended["retries"]), (&json!("SUCCESS"), &json!(1)), "{ended:#}");
+    }
+    pair.stop().await
+}
+
+#[tokio::test]
+async fn deleted_queues_of_results_and_dead_letters_lose_no_outcome() -> Result<()> {
+    let pair = Pair::on(broker::shared().await?).start().await?;
+    let management = &pair.broker().management;
+    let mut ids = Vec::new();
+    for number in 0..10 {
+        ids.push(pair.client().accepted(&json!({"task": "long_running_task", "args": [number, 1]})).await?);
+    }
+    let hopeless = json!({"task": "always_fails", "args": ["no"], "retry": {"max_retries": 1, "backoff": 1}});
+    let hopeless = pair.client().accepted(&hopeless).await?;
+    pair.client().await_state(&hopeless, |task| task["state"] == "RETRY", SOON).await?;
+    for queue in management.queues(pair.vhost()).await? {
+        if queue.starts_with("errand.results.") || queue == "errand.dead-letters" {
+            management.delete_queue(pair.vhost(), &queue).await?;
+        }
+    }
+    for id in &ids {
+        assert_eq!(pair.client().await_terminal(id, LONG).await?["state"], "SUCCESS");
+    }
+    assert_eq!(pair.client().await_terminal(&hopeless, LONG).await?["state"], "FAILURE");
+    let letters = pair.broker().management.peek(pair.vhost(), "errand.dead-letters", 10).await?;
+    assert!(letters.iter().any(|letter| letter.headers["id"] == hopeless.as_str()));
+    pair.stop().await
+}
+
+#[tokio::test]
+async fn a_memory_alarm_stops_no_submit_and_loses_no_task() -> Result<()> {
+    let node = Broker::start(Options::default()).await?;
+    let pair = Pair::on(&node).start().await?;
+    pair.client().await_terminal(&pair.client().accepted(&json!({"task": "add", "args": [1, 2]})).await?, SOON).await?;
+    node.ctl(&["set_vm_memory_high_watermark", "absolute", "1MB"]).await?;
+    let mut ids = Vec::new();
+    for number in 0..100 {
+        ids.push(pair.client().accepted(&json!({"task": "echo", "args": [number]})).await?);
+    }
+    let why = |task: &Value| task["reason"].as_str().is_some_and(|why| why.contains("blocks publishers"));
+    pair.client().await_state(&ids[99], why, SOON).await.context("the reason names the alarm")?;
+    node.ctl(&["set_vm_memory_high_watermark", "0.4"]).await?;
+    for id in &ids {
+        assert_eq!(pair.client().await_terminal(id, LONG).await?["state"], "SUCCESS");
+    }
+    assert_eq!(runs_started(&pair).await?, 101, "none ran twice");
+    pair.stop().await
+}
+
+#[tokio::test]
 async fn a_task_that_kills_its_workers_fails_and_says_so() -> Result<()> {
     let mut pair = Pair::on(broker::shared().await?).consumer_env("ENABLE_FAULT_TASKS", "true").start().await?;
     let id = pair.client().accepted(&json!({"task": "crash"})).await?;

@@ -10,6 +10,8 @@ use super::{MAX_LOST, Recorded, Store, StoreError, UnixMs, reports};
 /// How long a task waits after it was lost for the first and the second time, ms: long enough for a missing binding to be
 /// declared again or a crashing worker to be replaced.
 const BACKOFF_MS: [i64; 2] = [1_000, 15_000];
+/// By how much more at random, ms, so that a task that kills its workers does not meet the same neighbours again.
+const SPREAD_MS: [i64; 2] = [5_000, 30_000];
 
 impl Store {
     /// Puts back what the broker lost, with backoff; ends it at the third loss, or when it had expired. Says how many
@@ -33,6 +35,10 @@ const PUT_BACK: &str = "UPDATE tasks SET lost = lost + 1, stage = 'scheduled', d
         AND ?6 >= retries + (state = 'RETRY')
     RETURNING lost";
 
+fn backoff(lost: usize) -> i64 {
+    BACKOFF_MS[lost] + fastrand::i64(0..SPREAD_MS[lost])
+}
+
 pub(super) async fn put_back(
     connection: &mut SqliteConnection,
     notices: Vec<LostNotice>,
@@ -46,8 +52,8 @@ pub(super) async fn put_back(
             .bind(&notice.task_id)
             .bind(notice.publish)
             .bind(now)
-            .bind(BACKOFF_MS[0])
-            .bind(BACKOFF_MS[1])
+            .bind(backoff(0))
+            .bind(backoff(1))
             .bind(notice.retries)
             .fetch_optional(&mut *connection)
             .await?;

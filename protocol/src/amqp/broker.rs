@@ -20,7 +20,7 @@ const AMQP_HEADER: &[u8; 8] = b"AMQP\x00\x00\x09\x01";
 const PROBE_DEADLINE: Duration = Duration::from_secs(2);
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
 /// Leaked threads that a process lives with before it asks to be restarted.
-const HANDSHAKE_TIMEOUTS: u32 = 8;
+const HANDSHAKE_TIMEOUTS: u32 = 32;
 /// Publisher, consumers and one for whatever is short-lived.
 const POOL_SIZE: usize = 8;
 

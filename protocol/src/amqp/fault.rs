@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+/// AMQP's reply code for a login or an access that is refused (specification 1.2.1).
+const ACCESS_REFUSED: u16 = 403;
+
 /// A fault of a connection, a channel or a declare. All but those of [`Fault::is_fatal`] pass by rebuilding.
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
@@ -64,6 +67,13 @@ pub enum Fault {
     /// The connection is gone.
     #[error("the connection to the broker is gone")]
     Disconnected,
+    /// A mandatory publish to one of our exchanges came back: a queue or a binding of the topology is gone, and is
+    /// declared again with the next connection.
+    #[error("no queue takes what is published to {exchange}")]
+    NoQueue {
+        /// The exchange.
+        exchange: String,
+    },
     /// The channel was not in confirm mode: a programming error that would be silent loss.
     #[error("a publish was not confirmed because the channel is not in confirm mode")]
     NotConfirming,
@@ -73,6 +83,15 @@ pub enum Fault {
 }
 
 impl Fault {
+    /// Whether the broker is there and refuses: credentials or permissions, which only an operator changes.
+    pub(super) fn is_refusal(&self) -> bool {
+        let refused = |error: &lapin::Error| match error.kind() {
+            lapin::ErrorKind::ProtocolError(error) => error.get_id() == ACCESS_REFUSED,
+            _ => false,
+        };
+        matches!(self, Self::AccessRefused { .. }) || matches!(self, Self::Amqp(error) if refused(error))
+    }
+
     /// Whether rebuilding cannot help, so that the process must end: a configuration error, or leaked threads.
     #[must_use]
     pub fn is_fatal(&self) -> bool {

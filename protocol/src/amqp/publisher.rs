@@ -8,7 +8,7 @@ use std::time::Duration;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{Channel, Connection};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::broker::Broker;
@@ -16,8 +16,8 @@ use super::convert::{basic_properties, short_string};
 use super::fault::{Fault, within};
 use super::link::{self, Link};
 use super::publish::{Publish, PublishError};
+use super::supervise::{Broken, Rebuild};
 use super::window::{Pending, publish_window};
-use crate::backoff::Backoff;
 use crate::topology::Table;
 
 /// The most publishes in flight. The window takes what is waiting when the one before it was confirmed, so it is one
@@ -27,8 +27,6 @@ const TRANSIENT_QUEUE: usize = 4096;
 const DEADLINE: Duration = Duration::from_secs(10);
 /// How often an idle publisher looks at its connection: dead, blocked, unblocked.
 const CHECK: Duration = Duration::from_millis(500);
-/// A session that lasted this long counts as a success for the backoff.
-const STABLE: Duration = Duration::from_secs(10);
 
 /// A handle to the publisher; clones share it.
 #[derive(Clone)]
@@ -110,40 +108,30 @@ impl PublisherTask {
     /// # Errors
     /// Only a fault that rebuilding cannot mend.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), Fault> {
-        let mut backoff = Backoff::default();
-        while !stop.is_cancelled() {
-            let started = Instant::now();
-            let Err(fault) = self.session(&stop).await else { break };
-            link::set(&self.link, Link::Down(fault.to_string()));
+        let mut rebuild = Rebuild::new("publisher");
+        let mut ended = Ok(());
+        while ended.is_ok()
+            && !stop.is_cancelled()
+            && let Err(broken) = self.session(&stop).await
+        {
+            link::set(&self.link, Link::Down(broken.fault.to_string()));
             self.refuse_waiting();
-            if fault.is_fatal() {
-                return Err(fault);
-            }
-            if started.elapsed() > STABLE {
-                backoff.reset();
-            }
-            let wait = backoff.next_delay();
-            tracing::warn!(%fault, retry_in = ?wait, "publisher lost the broker");
-            tokio::select! {
-                () = stop.cancelled() => {}
-                () = sleep(wait) => {}
-            }
+            ended = rebuild.after(broken, &stop).await;
         }
         link::set(&self.link, Link::Down("the publisher has stopped".into()));
         self.refuse_waiting();
-        Ok(())
+        ended
     }
 
-    async fn session(&mut self, stop: &CancellationToken) -> Result<(), Fault> {
-        let session = tokio::select! {
-            () = stop.cancelled() => return Ok(()),
-            session = Session::open(&self.broker, &self.table) => session?,
-        };
+    async fn session(&mut self, stop: &CancellationToken) -> Result<(), Broken> {
+        let opened = stop.run_until_cancelled(Session::open(&self.broker, &self.table)).await;
+        let Some(session) = opened.transpose()? else { return Ok(()) };
+        let connected = Some(Instant::now());
         link::set(&self.link, Link::Ready);
         tracing::info!(broker = %self.broker.url(), "publisher connected");
         let served = self.serve(&session, stop).await;
         session.close().await;
-        served
+        served.map_err(|fault| Broken { fault, connected })
     }
 
     async fn serve(&mut self, session: &Session, stop: &CancellationToken) -> Result<(), Fault> {
@@ -156,10 +144,16 @@ impl PublisherTask {
             tokio::select! {
                 biased;
                 _ = self.confirmed.recv_many(&mut window, WINDOW), if !blocked => {
-                    metrics::histogram!("errand_publish_window").record(f64::from(u32::try_from(window.len()).unwrap_or(u32::MAX)));
-                    publish_window(&session.connection, &session.confirmed, std::mem::take(&mut window)).await?;
+                    metrics::histogram!("errand_publish_window").record(u32::try_from(window.len()).unwrap_or(u32::MAX));
+                    let Session { connection, confirmed, .. } = session;
+                    publish_window(connection, confirmed, &self.link, std::mem::take(&mut window)).await?;
+                    // Under load there is always a next window; heartbeats and progress go in between.
+                    while let Ok(publish) = self.transient.try_recv() {
+                        transient.push(publish);
+                    }
+                    session.publish_transient(&mut transient).await?;
                 }
-                _ = self.transient.recv_many(&mut transient, WINDOW), if !blocked => {
+                _ = self.transient.recv_many(&mut transient, TRANSIENT_QUEUE), if !blocked => {
                     session.publish_transient(&mut transient).await?;
                 }
                 () = stop.cancelled() => return Ok(()),
@@ -215,10 +209,13 @@ impl Session {
             let properties = basic_properties(&publish.message.properties).ok()?;
             Some(self.transient.basic_publish(exchange, routing_key, options, &publish.message.body, properties))
         });
-        let all = futures_util::future::try_join_all(sends);
-        within("a transient publish", DEADLINE, all).await?;
+        let sent = within("a transient publish", DEADLINE, futures_util::future::try_join_all(sends)).await;
         waiting.clear();
-        Ok(())
+        match sent {
+            // They hang when an alarm has just begun, and may be lost.
+            Err(Fault::Deadline { .. }) if self.connection.status().blocked() => Ok(()),
+            sent => sent.map(drop),
+        }
     }
 
     /// `close` hangs while the broker blocks publishers, so it has three seconds.

@@ -1,5 +1,6 @@
 //! The supervised consumer: qos first, a stream that ends is a fault, everything is rebuilt with jittered backoff.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::{self, BoxStream, SelectAll, StreamExt};
@@ -7,7 +8,7 @@ use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, B
 use lapin::types::{FieldTable, ShortString};
 use lapin::{Channel, Connection};
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::broker::Broker;
@@ -15,12 +16,11 @@ use super::convert::{message, short_string};
 use super::declare::declare_on;
 use super::fault::{Fault, within};
 use super::link::{self, Link};
-use crate::backoff::Backoff;
+use super::supervise::{Broken, Rebuild};
 use crate::message::Message;
 use crate::topology::Table;
 
 const DEADLINE: Duration = Duration::from_secs(10);
-const STABLE: Duration = Duration::from_secs(10);
 
 /// A queue to consume from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,16 +48,23 @@ pub struct Subscribe {
 pub struct Delivery {
     /// The message.
     pub message: Message,
-    /// The exchange it was published to.
-    pub exchange: String,
-    /// The routing key it came with.
-    pub routing_key: String,
+    /// The full name of the queue it came from. The routing key may be another: a message moved by hand has the queue's.
+    pub queue: Arc<str>,
     /// Whether the broker delivered it before.
     pub redelivered: bool,
     acker: lapin::Acker,
 }
 
 impl Delivery {
+    fn new(queue: Arc<str>, delivery: lapin::message::Delivery) -> Self {
+        Self {
+            message: message(&delivery.properties, delivery.data),
+            queue,
+            redelivered: delivery.redelivered,
+            acker: delivery.acker,
+        }
+    }
+
     /// Acknowledges. `false` when the channel is gone, so that the message comes again: lapin reports that as success.
     pub async fn ack(self) -> bool {
         self.acknowledge(false).await
@@ -92,7 +99,7 @@ pub struct SubscriptionTask {
     link: watch::Sender<Link>,
 }
 
-type Deliveries = SelectAll<BoxStream<'static, Result<lapin::message::Delivery, Fault>>>;
+type Deliveries = SelectAll<BoxStream<'static, Result<Delivery, Fault>>>;
 
 impl SubscriptionTask {
     /// A subscription that buffers no more than its prefetch.
@@ -110,33 +117,23 @@ impl SubscriptionTask {
     /// # Errors
     /// Only a fault that rebuilding cannot mend.
     pub async fn run(self, stop: CancellationToken, close: CancellationToken) -> Result<(), Fault> {
-        let mut backoff = Backoff::default();
-        while !stop.is_cancelled() {
-            let started = Instant::now();
-            let Err(fault) = self.session(&stop, &close).await else { break };
-            link::set(&self.link, Link::Down(fault.to_string()));
-            if fault.is_fatal() {
-                return Err(fault);
-            }
-            if started.elapsed() > STABLE {
-                backoff.reset();
-            }
-            let wait = backoff.next_delay();
-            tracing::warn!(%fault, retry_in = ?wait, "consumer lost the broker");
-            tokio::select! {
-                () = stop.cancelled() => {}
-                () = sleep(wait) => {}
-            }
+        let mut rebuild = Rebuild::new("consumer");
+        let mut ended = Ok(());
+        while ended.is_ok()
+            && !stop.is_cancelled()
+            && let Err(broken) = self.session(&stop, &close).await
+        {
+            link::set(&self.link, Link::Down(broken.fault.to_string()));
+            ended = rebuild.after(broken, &stop).await;
         }
         link::set(&self.link, Link::Down("the consumer has stopped".into()));
-        Ok(())
+        ended
     }
 
-    async fn session(&self, stop: &CancellationToken, close: &CancellationToken) -> Result<(), Fault> {
-        let (connection, channels, mut deliveries) = tokio::select! {
-            () = stop.cancelled() => return Ok(()),
-            opened = self.open() => opened?,
-        };
+    async fn session(&self, stop: &CancellationToken, close: &CancellationToken) -> Result<(), Broken> {
+        let opened = stop.run_until_cancelled(self.open()).await;
+        let Some((connection, channels, mut deliveries)) = opened.transpose()? else { return Ok(()) };
+        let connected = Some(Instant::now());
         link::set(&self.link, Link::Ready);
         tracing::info!(broker = %self.broker.url(), "consumer connected");
         let ended = self.receive(&mut deliveries, stop).await;
@@ -148,7 +145,7 @@ impl SubscriptionTask {
             }
         }
         let _ = tokio::time::timeout(Duration::from_secs(3), connection.close(200, "bye".into())).await;
-        ended
+        ended.map_err(|fault| Broken { fault, connected })
     }
 
     async fn open(&self) -> Result<(Connection, Vec<(Channel, ShortString)>, Deliveries), Fault> {
@@ -159,9 +156,10 @@ impl SubscriptionTask {
         for queue in &self.subscribe.queues {
             let (channel, consumer) = self.consume(&connection, queue).await?;
             channels.push((channel, consumer.tag()));
-            let name = queue.name.clone();
-            let end = stream::once(async move { Err(Fault::ConsumerEnded { queue: name }) });
-            deliveries.push(consumer.map(|delivery| delivery.map_err(Fault::from)).chain(end).boxed());
+            let (name, ended) = (Arc::<str>::from(queue.name.as_str()), queue.name.clone());
+            let end = stream::once(async { Err(Fault::ConsumerEnded { queue: ended }) });
+            let received = move |delivery: Result<_, lapin::Error>| Ok(Delivery::new(name.clone(), delivery?));
+            deliveries.push(consumer.map(received).chain(end).boxed());
         }
         Ok((connection, channels, deliveries))
     }
@@ -187,7 +185,7 @@ impl SubscriptionTask {
                 delivery = deliveries.next() => delivery,
             };
             let delivery = delivery.ok_or(Fault::Disconnected)??;
-            if self.deliveries.send(Delivery::from(delivery)).await.is_err() {
+            if self.deliveries.send(delivery).await.is_err() {
                 return Ok(());
             }
         }
@@ -197,30 +195,20 @@ impl SubscriptionTask {
     async fn receive_the_rest(&self, mut deliveries: Deliveries) {
         while let Some(delivery) = deliveries.next().await {
             let Ok(delivery) = delivery else { continue };
-            if self.deliveries.send(Delivery::from(delivery)).await.is_err() {
+            if self.deliveries.send(delivery).await.is_err() {
                 return;
             }
         }
     }
 }
 
+/// All at once: what one gives back must not come to another that is still there.
 async fn cancel_consumers(channels: &[(Channel, ShortString)]) {
-    for (channel, tag) in channels {
+    let cancels = channels.iter().map(|(channel, tag)| {
         let cancel = channel.basic_cancel(tag.clone(), BasicCancelOptions::default());
-        if let Err(fault) = within("basic.cancel", DEADLINE, cancel).await {
-            tracing::debug!(%fault, "cancelling a consumer");
-        }
-    }
-}
-
-impl From<lapin::message::Delivery> for Delivery {
-    fn from(delivery: lapin::message::Delivery) -> Self {
-        Self {
-            message: message(&delivery.properties, delivery.data),
-            exchange: delivery.exchange.to_string(),
-            routing_key: delivery.routing_key.to_string(),
-            redelivered: delivery.redelivered,
-            acker: delivery.acker,
-        }
+        within("basic.cancel", DEADLINE, cancel)
+    });
+    for fault in futures_util::future::join_all(cancels).await.into_iter().filter_map(Result::err) {
+        tracing::debug!(%fault, "cancelling a consumer");
     }
 }

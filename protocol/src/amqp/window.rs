@@ -3,49 +3,50 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use lapin::options::BasicPublishOptions;
 use lapin::{BasicProperties, Channel, Confirmation, Connection};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
+use tokio::time::{Instant, interval};
 
 use super::convert::{basic_properties, short_string};
 use super::fault::Fault;
+use super::link::{self, Link};
 use super::publish::{Publish, PublishError};
 
-/// How long the broker may take for a window while it does not block publishers.
+/// How long the broker may say nothing to a window while it does not block publishers.
 const CONFIRM_DEADLINE: Duration = Duration::from_secs(30);
+/// How often a window that is under way looks whether the broker blocks publishers.
+const CHECK: Duration = Duration::from_millis(500);
 
 /// A publish and whoever waits for its confirm.
 pub(super) struct Pending {
     pub(super) publish: Publish,
-    pub(super) done: oneshot::Sender<Result<(), PublishError>>,
+    pub(super) done: Done,
 }
 
 /// Publishes the window and answers every one of its callers.
 ///
 /// All publishes are polled together, which costs a half to a third of awaiting them in turn. lapin attaches a return to
-/// whichever confirm comes next, so the whole window is awaited and each return is then matched by its message id, which
-/// is the place in the window.
+/// whichever confirm comes next, so each return is matched by its message id, which is the place in the window, once the
+/// window is done.
 ///
 /// # Errors
-/// The channel cannot be used any more. Callers whose confirm had not come by then are told that the outcome is unknown.
+/// The channel cannot be used any more, or the topology is to be declared again. Callers whose confirm had not come by
+/// then are told that the outcome is unknown.
 pub(super) async fn publish_window(
     connection: &Connection,
     channel: &Channel,
+    link: &watch::Sender<Link>,
     window: Vec<Pending>,
 ) -> Result<(), Fault> {
-    let (window, prepared) = prepare(window);
-    let sends = join_all(prepared.iter().map(|ready| send(channel, ready)));
-    let outcomes = match await_window(connection, sends).await {
-        Ok(outcomes) => outcomes,
-        Err(fault) => {
-            for pending in window {
-                answer(pending.done, Err(PublishError::Unknown(fault.to_string())));
-            }
-            return Err(fault);
-        }
-    };
-    settle(window, outcomes)
+    let (waiting, prepared) = prepare(window);
+    let mut outcomes: Outcomes = prepared.iter().map(|_| None).collect();
+    let sends = prepared.iter().enumerate().map(|(place, ready)| async move { (place, send(channel, ready).await) });
+    let collected = collect(connection, link, sends.collect(), &mut outcomes).await;
+    let settled = settle(waiting, &prepared, outcomes);
+    collected.and(settled)
 }
 
 struct Prepared {
@@ -55,19 +56,17 @@ struct Prepared {
     properties: BasicProperties,
 }
 
-struct Waiting {
-    done: oneshot::Sender<Result<(), PublishError>>,
-}
+type Done = oneshot::Sender<Result<(), PublishError>>;
 
 /// Answers what cannot be put on the wire at all, keeps the rest.
-fn prepare(window: Vec<Pending>) -> (Vec<Waiting>, Vec<Prepared>) {
+fn prepare(window: Vec<Pending>) -> (Vec<Done>, Vec<Prepared>) {
     let mut waiting = Vec::with_capacity(window.len());
     let mut prepared = Vec::with_capacity(window.len());
     for Pending { publish, done } in window {
         match prepare_one(publish, prepared.len()) {
             Ok(ready) => {
                 prepared.push(ready);
-                waiting.push(Waiting { done });
+                waiting.push(done);
             }
             Err(fault) => answer(done, Err(PublishError::Malformed(fault.to_string()))),
         }
@@ -92,53 +91,77 @@ async fn send(channel: &Channel, ready: &Prepared) -> Result<Confirmation, lapin
     channel.basic_publish(exchange, routing_key, options, body, ready.properties.clone()).await?.await
 }
 
-type Outcomes = Vec<Result<Confirmation, lapin::Error>>;
+/// What the broker said, by place; `None` while it has said nothing.
+type Outcomes = Vec<Option<Result<Confirmation, lapin::Error>>>;
 
-/// The deadline does not run while the broker blocks publishers: what was sent is delivered once it unblocks, and a
-/// second copy would run the tasks twice. The heartbeat still ends a dead connection.
-async fn await_window(connection: &Connection, sends: impl Future<Output = Outcomes>) -> Result<Outcomes, Fault> {
-    let mut sends = std::pin::pin!(sends);
+/// Awaits the confirms and keeps each as it comes.
+///
+/// The deadline counts from the latest confirm, and stands still while the broker blocks publishers: what was sent is
+/// delivered once it unblocks, and a second copy would run the tasks twice. The heartbeat still ends a dead connection.
+async fn collect<S>(
+    connection: &Connection,
+    link: &watch::Sender<Link>,
+    mut sends: FuturesUnordered<S>,
+    outcomes: &mut Outcomes,
+) -> Result<(), Fault>
+where
+    S: Future<Output = (usize, Result<Confirmation, lapin::Error>)>,
+{
+    let mut check = interval(CHECK);
+    let mut latest = Instant::now();
     loop {
-        match tokio::time::timeout(CONFIRM_DEADLINE, &mut sends).await {
-            Ok(outcomes) => return Ok(outcomes),
-            Err(_) if connection.status().blocked() => {}
-            Err(_) => return Err(Fault::Deadline { what: "a window of publishes", deadline: CONFIRM_DEADLINE }),
+        tokio::select! {
+            biased;
+            sent = sends.next() => {
+                let Some((place, outcome)) = sent else { return Ok(()) };
+                outcomes[place] = Some(outcome);
+                latest = Instant::now();
+            }
+            _ = check.tick() => {
+                let blocked = connection.status().blocked();
+                link::set(link, if blocked { Link::Blocked } else { Link::Ready });
+                if blocked {
+                    latest = Instant::now();
+                } else if latest.elapsed() > CONFIRM_DEADLINE {
+                    return Err(Fault::Deadline { what: "a window of publishes", deadline: CONFIRM_DEADLINE });
+                }
+            }
         }
     }
 }
 
-fn settle(window: Vec<Waiting>, outcomes: Outcomes) -> Result<(), Fault> {
+fn settle(waiting: Vec<Done>, prepared: &[Prepared], outcomes: Outcomes) -> Result<(), Fault> {
     let mut fault = Ok(());
     let mut returned = HashMap::new();
     let mut verdicts = Vec::with_capacity(outcomes.len());
     for outcome in outcomes {
-        let verdict = match outcome {
-            Ok(Confirmation::Ack(message)) => {
-                returned.extend(message.as_ref().and_then(place_of));
-                Ok(())
-            }
-            Ok(Confirmation::Nack(message)) => {
-                returned.extend(message.as_ref().and_then(place_of));
-                Err(PublishError::Nacked)
-            }
-            Ok(Confirmation::NotRequested) => {
+        let (verdict, message) = match outcome {
+            Some(Ok(Confirmation::Ack(message))) => (Ok(()), message),
+            Some(Ok(Confirmation::Nack(message))) => (Err(PublishError::Nacked), message),
+            Some(Ok(Confirmation::NotRequested)) => {
                 fault = Err(Fault::NotConfirming);
-                Err(PublishError::Unknown(Fault::NotConfirming.to_string()))
+                (Err(PublishError::Unknown(Fault::NotConfirming.to_string())), None)
             }
-            Err(error) => {
+            Some(Err(error)) => {
                 let unknown = PublishError::Unknown(error.to_string());
                 fault = Err(error.into());
-                Err(unknown)
+                (Err(unknown), None)
             }
+            None => (Err(PublishError::Unknown("no confirm came in time".to_owned())), None),
         };
+        returned.extend(message.as_ref().and_then(place_of));
         verdicts.push(verdict);
     }
-    for (place, (waiting, verdict)) in window.into_iter().zip(verdicts).enumerate() {
-        let verdict = match returned.remove(&place) {
-            Some(reason) => Err(PublishError::Returned(reason)),
-            None => verdict,
+    for (place, (done, verdict)) in waiting.into_iter().zip(verdicts).enumerate() {
+        let Some(reason) = returned.remove(&place) else {
+            answer(done, verdict);
+            continue;
         };
-        answer(waiting.done, verdict);
+        let exchange = &prepared[place].publish.exchange;
+        if !exchange.is_empty() {
+            fault = Err(Fault::NoQueue { exchange: exchange.clone() });
+        }
+        answer(done, Err(PublishError::Returned(reason)));
     }
     fault
 }
@@ -149,7 +172,7 @@ fn place_of(message: &lapin::message::BasicReturnMessage) -> Option<(usize, Stri
     Some((place, message.reply_text.to_string()))
 }
 
-fn answer(done: oneshot::Sender<Result<(), PublishError>>, verdict: Result<(), PublishError>) {
+fn answer(done: Done, verdict: Result<(), PublishError>) {
     // The caller may have given up waiting; then nobody wants the verdict.
     let _ = done.send(verdict);
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::message::{DELAY, DELAY_LEFT_MS, Message};
+use crate::message::{DELAY, DELAY_LEFT_MS, Message, is_of_the_broker};
 use crate::topology::{DELAY_LEVELS, delay_label};
 
 /// The delay level to wait in first, and what is left after it: the largest level k with 2^k s not above `wait`.
@@ -59,13 +59,6 @@ pub fn forward_of(message: &Message, left: Duration) -> Message {
         properties.headers.insert(DELAY_LEFT_MS.to_owned(), json!(left_ms));
     }
     forward
-}
-
-/// Headers that a broker adds to what was delivered or dead-lettered; in a new message they would tell of another.
-fn is_of_the_broker(header: &str) -> bool {
-    matches!(header, "x-death" | "x-delivery-count" | "x-acquired-count")
-        || header.starts_with("x-first-death-")
-        || header.starts_with("x-last-death-")
 }
 
 /// At most 2^62, which an AMQP integer holds.
