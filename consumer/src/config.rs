@@ -64,7 +64,7 @@ pub struct Settings {
     #[arg(long, env = "SHUTDOWN_GRACE", default_value = "30s", value_parser = duration)]
     shutdown_grace: Duration,
 
-    /// The worker's name, unique among the living [default: `errand-PID@HOST`]
+    /// The worker's name, unique among the living (default: errand-PID@HOST)
     #[arg(long, env = "WORKER_NAME", value_parser = worker_name)]
     worker_name: Option<String>,
 

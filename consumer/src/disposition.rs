@@ -66,23 +66,20 @@ pub fn decide(
     match outcome {
         Outcome::Returned(result) if result.get().len() > max_result_bytes => {
             let message = format!("the result has {} bytes, {max_result_bytes} are allowed", result.get().len());
-            Disposition::GiveUp(error("ResultTooLarge", message))
+            Disposition::GiveUp(ErrorInfo::new("ResultTooLarge", message))
         }
         Outcome::Returned(result) => Disposition::Succeed(result),
         Outcome::Failed(TaskError::Retry { error, delay }) => retry(error, delay),
         Outcome::Failed(TaskError::Fail { error }) => Disposition::GiveUp(error),
         Outcome::Failed(TaskError::Interrupted { .. }) => Disposition::Requeue,
-        Outcome::Panicked(message) => retry(error("Panic", message), None),
-        Outcome::TimeLimitExceeded(limit) => {
-            Disposition::GiveUp(error("TimeLimitExceeded", format!("ran longer than {} s", limit.as_secs_f64())))
-        }
-        Outcome::NotRegistered(task) => Disposition::GiveUp(error("NotRegistered", task)),
+        Outcome::Panicked(message) => retry(ErrorInfo::new("Panic", message), None),
+        Outcome::TimeLimitExceeded(limit) => Disposition::GiveUp(ErrorInfo::new(
+            "TimeLimitExceeded",
+            format!("ran longer than {} s", limit.as_secs_f64()),
+        )),
+        Outcome::NotRegistered(task) => Disposition::GiveUp(ErrorInfo::new("NotRegistered", task)),
         Outcome::Expired => Disposition::Revoke("expired".to_owned()),
     }
-}
-
-fn error(kind: &str, message: String) -> ErrorInfo {
-    ErrorInfo { kind: kind.to_owned(), message, traceback: None }
 }
 
 #[cfg(test)]

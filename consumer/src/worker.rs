@@ -1,6 +1,6 @@
 //! The worker: takes deliveries, runs them, settles them, and ends gracefully.
 //!
-//! One direction: [`intake`] admits a delivery, [`run`] runs it, [`settle`] publishes what follows and then acks.
+//! One direction: `intake` admits a delivery, `run` runs it, `settle` publishes what follows and then acks.
 
 mod health;
 mod heartbeat;

@@ -136,7 +136,7 @@ impl Replies {
     async fn set_aside(&self, delivery: Delivery, reason: String) {
         metrics::counter!("errand_unreadable_replies_total").increment(1);
         tracing::warn!(%reason, "a message in the reply queue cannot be read; it goes to the dead letters");
-        let error = ErrorInfo { kind: "UnreadableReply".to_owned(), message: reason, traceback: None };
+        let error = ErrorInfo::new("UnreadableReply", reason);
         let at = from_unix_ms(now_ms()).map(rfc3339).unwrap_or_default();
         let verdict = Verdict { error: &error, attempts: 0, worker: "producer", queue: "", at: &at };
         let message = dead_letter(&delivery.message, &verdict);
@@ -164,18 +164,8 @@ fn read(delivery: &Delivery) -> Result<Reply, String> {
 /// A reply that cannot be read still ends its task: a stock worker sends `NaN`, which is no JSON, and sends it once.
 fn failure_of(delivery: &Delivery, reason: &str) -> Option<Reply> {
     let message = format!("the worker's reply cannot be read: {reason}");
-    let error = ErrorInfo { kind: "UnreadableReply".to_owned(), message, traceback: None };
-    Some(Reply {
-        task_id: delivery.message.properties.correlation_id.clone()?,
-        report: Report::Failure(error),
-        retries: None,
-        seq: None,
-        worker: None,
-        started_at: None,
-        date_done: None,
-        group_id: None,
-        parent_id: None,
-    })
+    let error = ErrorInfo::new("UnreadableReply", message);
+    Some(Reply::of(delivery.message.properties.correlation_id.clone()?, Report::Failure(error)))
 }
 
 /// A text nests less deep than it is long, so short results need no look.
@@ -184,9 +174,8 @@ fn refuse_deep_result(reply: &mut Reply) {
     if raw.get().len() <= MAX_RESULT_DEPTH || json::check(raw.get(), MAX_RESULT_DEPTH).is_ok() {
         return;
     }
-    reply.report = Report::Failure(ErrorInfo {
-        kind: "ResultNotJson".to_owned(),
-        message: format!("the result is not JSON that can be stored, or nests deeper than {MAX_RESULT_DEPTH}"),
-        traceback: None,
-    });
+    reply.report = Report::Failure(ErrorInfo::new(
+        "ResultNotJson",
+        format!("the result is not JSON that can be stored, or nests deeper than {MAX_RESULT_DEPTH}"),
+    ));
 }

@@ -70,7 +70,7 @@ mod tests {
             properties: Properties { headers, expiration: Some("5".into()), ..Properties::default() },
             body: b"[[],{},null]".to_vec(),
         };
-        let error = ErrorInfo { kind: "ValueError".into(), message: message.into(), traceback: None };
+        let error = ErrorInfo::new("ValueError", message);
         let verdict = Verdict { error: &error, attempts: 4, worker: "w@h", queue: "default", at: "now" };
         dead_letter(&original, &verdict)
     }

@@ -106,6 +106,14 @@ pub enum ReplyFault {
     Body(#[source] serde_json::Error),
 }
 
+impl ErrorInfo {
+    /// An error without a traceback.
+    #[must_use]
+    pub fn new(kind: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { kind: kind.into(), message: message.into(), traceback: None }
+    }
+}
+
 impl Report {
     /// The state that the report puts a task in; a running task's own states count as [`State::Started`].
     #[must_use]
@@ -121,6 +129,22 @@ impl Report {
 }
 
 impl Reply {
+    /// A report and nothing else, as a stock worker's: neither attempt nor order, worker nor times.
+    #[must_use]
+    pub fn of(task_id: impl Into<String>, report: Report) -> Self {
+        Self {
+            task_id: task_id.into(),
+            report,
+            retries: None,
+            seq: None,
+            worker: None,
+            started_at: None,
+            date_done: None,
+            group_id: None,
+            parent_id: None,
+        }
+    }
+
     /// What the reply claims, for [`crate::state::Standing::after`].
     #[must_use]
     pub const fn claim(&self) -> Claim {

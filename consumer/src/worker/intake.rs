@@ -149,7 +149,7 @@ async fn give_up_unread(
     delivery: Delivery,
 ) {
     tracing::warn!(task_id = unreadable.id, %queue, reason = %unreadable.reason, "a message that is no task");
-    let error = ErrorInfo { kind: "DecodeError".to_owned(), message: unreadable.reason.to_string(), traceback: None };
+    let error = ErrorInfo::new("DecodeError", unreadable.reason.to_string());
     let task = stub_of(unreadable);
     let origin = Origin { task: &task, message: &message, queue: &queue };
     let followup = Followup::Disposed(Disposition::GiveUp(error), OffsetDateTime::now_utc());

@@ -72,9 +72,7 @@ pub(super) async fn put_back(
 /// A death decided by the broker is no verdict: a delivery limit cannot tell the task that killed a worker from those
 /// beside it. Only the third is one.
 fn end_of(reason: LostReason, lost: u32) -> Option<Report> {
-    let failure = |kind: &str, message: &str| {
-        Report::Failure(ErrorInfo { kind: kind.to_owned(), message: message.to_owned(), traceback: None })
-    };
+    let failure = |kind: &str, message: &str| Report::Failure(ErrorInfo::new(kind, message));
     match reason {
         LostReason::Expired => Some(Report::Revoked { reason: "expired".to_owned() }),
         _ if lost < MAX_LOST => None,
@@ -88,15 +86,5 @@ fn end_of(reason: LostReason, lost: u32) -> Option<Report> {
 }
 
 fn reply(notice: LostNotice, report: Report) -> Reply {
-    Reply {
-        task_id: notice.task_id,
-        report,
-        retries: Some(notice.retries),
-        seq: None,
-        worker: None,
-        started_at: None,
-        date_done: None,
-        group_id: None,
-        parent_id: None,
-    }
+    Reply { retries: Some(notice.retries), ..Reply::of(notice.task_id, report) }
 }

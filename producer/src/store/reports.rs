@@ -152,7 +152,7 @@ fn row(Recorded { reply, at }: &Recorded) -> Row<'_> {
 
 /// Celery's word for a task that was revoked or expired.
 pub(super) fn revoked(reason: String) -> ErrorInfo {
-    ErrorInfo { kind: "TaskRevokedError".to_owned(), message: reason, traceback: None }
+    ErrorInfo::new("TaskRevokedError", reason)
 }
 
 fn stage_of(state: State) -> Stage {

@@ -41,22 +41,12 @@ async fn store() -> (TempDir, Store) {
 }
 
 fn reply(id: &str, report: Report, retries: Option<u32>, seq: Option<u32>) -> Recorded {
-    let reply = Reply {
-        task_id: id.to_owned(),
-        report,
-        retries,
-        seq,
-        worker: Some("w@h".to_owned()),
-        started_at: None,
-        date_done: None,
-        group_id: None,
-        parent_id: None,
-    };
+    let reply = Reply { retries, seq, worker: Some("w@h".to_owned()), ..Reply::of(id, report) };
     Recorded { reply, at: NOW + 1 }
 }
 
 fn error(message: &str) -> ErrorInfo {
-    ErrorInfo { kind: "ValueError".to_owned(), message: message.to_owned(), traceback: None }
+    ErrorInfo::new("ValueError", message)
 }
 
 fn success(json: &str) -> Report {

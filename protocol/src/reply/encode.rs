@@ -134,17 +134,7 @@ mod tests {
     use serde_json::Value;
 
     fn reply(report: Report) -> Reply {
-        Reply {
-            task_id: "i".to_owned(),
-            report,
-            retries: None,
-            seq: None,
-            worker: None,
-            started_at: None,
-            date_done: None,
-            group_id: None,
-            parent_id: None,
-        }
+        Reply::of("i", report)
     }
 
     fn body(reply: &Reply) -> Value {
@@ -152,7 +142,7 @@ mod tests {
     }
 
     fn failure(kind: &str, message: &str) -> Value {
-        let error = ErrorInfo { kind: kind.to_owned(), message: message.to_owned(), traceback: None };
+        let error = ErrorInfo::new(kind, message);
         body(&reply(Report::Failure(error)))["result"].clone()
     }
 
