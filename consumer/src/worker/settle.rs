@@ -1,5 +1,6 @@
 //! Publishes what follows an attempt and waits for the confirm. The ack comes after, so that nothing is lost between.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -165,6 +166,7 @@ impl Settle {
 
     /// `durable`: the reply queue outlives its client, so a reply that comes back met one that is being declared again.
     async fn confirmed(&self, publish: Publish, durable: bool) {
+        let publish = Arc::new(publish);
         let mut backoff = Backoff::default();
         let mut unwanted_since = None;
         loop {

@@ -3,6 +3,7 @@
 //! Four callers that shared one cloned channel got each other's confirms, and messages that the broker had refused were
 //! reported as accepted (measured). So nothing else here publishes.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
@@ -60,14 +61,14 @@ impl Publisher {
     ///
     /// # Errors
     /// Each variant of [`PublishError`]. After [`PublishError::Unknown`] the message may arrive all the same.
-    pub async fn publish(&self, publish: Publish) -> Result<(), PublishError> {
+    pub async fn publish(&self, publish: impl Into<Arc<Publish>>) -> Result<(), PublishError> {
         let link = self.link();
         if !link.is_ready() {
             return Err(PublishError::Unavailable(link));
         }
         let (done, verdict) = oneshot::channel();
         let gone = || PublishError::Unavailable(Link::Down("the publisher has stopped".into()));
-        self.confirmed.send(Pending { publish, done }).await.map_err(|_| gone())?;
+        self.confirmed.send(Pending { publish: publish.into(), done }).await.map_err(|_| gone())?;
         verdict.await.map_err(|_| gone())?
     }
 

@@ -1,11 +1,13 @@
 //! One window of confirmed publishes on a channel that has no other user.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use lapin::options::BasicPublishOptions;
+use lapin::types::ShortString;
 use lapin::{BasicProperties, Channel, Confirmation, Connection};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, interval};
@@ -22,7 +24,7 @@ const CHECK: Duration = Duration::from_millis(500);
 
 /// A publish and whoever waits for its confirm.
 pub(super) struct Pending {
-    pub(super) publish: Publish,
+    pub(super) publish: Arc<Publish>,
     pub(super) done: Done,
 }
 
@@ -43,30 +45,38 @@ pub(super) async fn publish_window(
 ) -> Result<(), Fault> {
     let (waiting, prepared) = prepare(window);
     let mut outcomes: Outcomes = prepared.iter().map(|_| None).collect();
-    let sends = prepared.iter().enumerate().map(|(place, ready)| async move { (place, send(channel, ready).await) });
+    let sends = prepared.into_iter().enumerate();
+    let sends = sends.map(|(place, ready)| async move { (place, send(channel, ready).await) });
     let collected = collect(connection, link, sends.collect(), &mut outcomes).await;
-    let settled = settle(waiting, &prepared, outcomes);
+    let settled = settle(waiting, outcomes);
     collected.and(settled)
 }
 
+/// A publish in lapin's types.
 struct Prepared {
-    publish: Publish,
-    exchange: lapin::types::ShortString,
-    routing_key: lapin::types::ShortString,
+    publish: Arc<Publish>,
+    exchange: ShortString,
+    routing_key: ShortString,
     properties: BasicProperties,
+}
+
+/// A caller, and where its publish went.
+struct Waiting {
+    publish: Arc<Publish>,
+    done: Done,
 }
 
 type Done = oneshot::Sender<Result<(), PublishError>>;
 
 /// Answers what cannot be put on the wire at all, keeps the rest.
-fn prepare(window: Vec<Pending>) -> (Vec<Done>, Vec<Prepared>) {
+fn prepare(window: Vec<Pending>) -> (Vec<Waiting>, Vec<Prepared>) {
     let mut waiting = Vec::with_capacity(window.len());
     let mut prepared = Vec::with_capacity(window.len());
     for Pending { publish, done } in window {
-        match prepare_one(publish, prepared.len()) {
+        match prepare_one(publish.clone(), prepared.len()) {
             Ok(ready) => {
                 prepared.push(ready);
-                waiting.push(done);
+                waiting.push(Waiting { publish, done });
             }
             Err(fault) => answer(done, Err(PublishError::Malformed(fault.to_string()))),
         }
@@ -74,7 +84,7 @@ fn prepare(window: Vec<Pending>) -> (Vec<Done>, Vec<Prepared>) {
     (waiting, prepared)
 }
 
-fn prepare_one(publish: Publish, place: usize) -> Result<Prepared, Fault> {
+fn prepare_one(publish: Arc<Publish>, place: usize) -> Result<Prepared, Fault> {
     Ok(Prepared {
         exchange: short_string(&publish.exchange)?,
         routing_key: short_string(&publish.routing_key)?,
@@ -84,11 +94,10 @@ fn prepare_one(publish: Publish, place: usize) -> Result<Prepared, Fault> {
 }
 
 #[expect(clippy::disallowed_methods, reason = "this is the publisher")]
-async fn send(channel: &Channel, ready: &Prepared) -> Result<Confirmation, lapin::Error> {
+async fn send(channel: &Channel, ready: Prepared) -> Result<Confirmation, lapin::Error> {
     let options = BasicPublishOptions { mandatory: true, immediate: false };
-    let (exchange, routing_key) = (ready.exchange.clone(), ready.routing_key.clone());
-    let body = &ready.publish.message.body;
-    channel.basic_publish(exchange, routing_key, options, body, ready.properties.clone()).await?.await
+    let Prepared { publish, exchange, routing_key, properties } = ready;
+    channel.basic_publish(exchange, routing_key, options, &publish.message.body, properties).await?.await
 }
 
 /// What the broker said, by place; `None` while it has said nothing.
@@ -130,7 +139,7 @@ where
     }
 }
 
-fn settle(waiting: Vec<Done>, prepared: &[Prepared], outcomes: Outcomes) -> Result<(), Fault> {
+fn settle(waiting: Vec<Waiting>, outcomes: Outcomes) -> Result<(), Fault> {
     let mut fault = Ok(());
     let mut returned = HashMap::new();
     let mut verdicts = Vec::with_capacity(outcomes.len());
@@ -152,14 +161,13 @@ fn settle(waiting: Vec<Done>, prepared: &[Prepared], outcomes: Outcomes) -> Resu
         returned.extend(message.as_ref().and_then(place_of));
         verdicts.push(verdict);
     }
-    for (place, (done, verdict)) in waiting.into_iter().zip(verdicts).enumerate() {
+    for (place, (Waiting { publish, done }, verdict)) in waiting.into_iter().zip(verdicts).enumerate() {
         let Some(reason) = returned.remove(&place) else {
             answer(done, verdict);
             continue;
         };
-        let exchange = &prepared[place].publish.exchange;
-        if !exchange.is_empty() {
-            fault = Err(Fault::NoQueue { exchange: exchange.clone() });
+        if !publish.exchange.is_empty() {
+            fault = Err(Fault::NoQueue { exchange: publish.exchange.clone() });
         }
         answer(done, Err(PublishError::Returned(reason)));
     }
