@@ -9,6 +9,7 @@ use protocol::amqp::{Broker, Fault, Publisher, QueueSpec, Subscribe, Subscriptio
 use protocol::topology::{Table, Topology};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -110,12 +111,14 @@ impl Producer {
         let server =
             api::server(api, self.config.listen).with_context(|| format!("listen on {}", self.config.listen))?;
         let handle = server.handle();
-        let server = self.tracker.spawn(server);
+        let mut server = self.tracker.spawn(server);
         tracing::info!(listen = %self.config.listen, store = self.store.id(), "producer serves");
-        let ended = self.until_told().await;
+        let ended = self.until_told(&mut server).await;
         self.stop.cancel();
         let _ = timeout(DRAIN, handle.stop(true)).await;
-        let _ = timeout(DRAIN, server).await;
+        if !server.is_finished() {
+            let _ = timeout(DRAIN, server).await;
+        }
         self.close.cancel();
         self.tracker.close();
         if timeout(DRAIN, self.tracker.wait()).await.is_err() {
@@ -125,13 +128,14 @@ impl Producer {
         ended
     }
 
-    async fn until_told(&mut self) -> anyhow::Result<()> {
+    async fn until_told(&mut self, server: &mut JoinHandle<std::io::Result<()>>) -> anyhow::Result<()> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         tokio::select! {
             _ = terminate.recv() => Ok(()),
             _ = interrupt.recv() => Ok(()),
             Some(fault) = self.faults.1.recv() => Err(fault),
+            ended = server => Err(anyhow::anyhow!("the HTTP server has ended: {ended:?}")),
         }
     }
 
@@ -187,7 +191,7 @@ impl Producer {
     }
 
     fn start_heartbeats(&self) {
-        let id = uuid::Uuid::new_v7(uuid::Timestamp::now(uuid::NoContext)).simple().to_string();
+        let id = uuid::Uuid::now_v7().simple().to_string();
         let table = self.topology().heartbeat_queue(&id);
         let queues =
             table.queues.iter().map(|queue| QueueSpec { name: queue.name.clone(), prefetch: HEARTBEAT_PREFETCH });

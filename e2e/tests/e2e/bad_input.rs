@@ -6,6 +6,8 @@ use anyhow::{Context, Result};
 use e2e::{Pair, broker};
 use serde_json::{Value, json};
 
+use crate::rows;
+
 const JSON: &str = "application/json";
 
 async fn pair() -> Result<Pair> {
@@ -54,7 +56,7 @@ async fn every_bad_submit_is_a_problem_and_no_row() -> Result<()> {
         let named = answer.body["errors"][0]["pointer"].as_str();
         assert_eq!(named, pointer, "{shown}: {}", answer.text);
     }
-    assert_eq!(outstanding(&pair).await?, 0);
+    assert_eq!(rows::count(pair.store()).await?, 0);
     pair.stop().await
 }
 
@@ -90,7 +92,7 @@ async fn an_id_that_is_taken_is_a_conflict_and_changes_nothing() -> Result<()> {
     let second = pair.client().submit(&json!({"task": "echo", "args": [2], "task_id": "mine"})).await?;
     assert_eq!((second.status, &second.body["errors"][0]["pointer"]), (409, &json!("/task_id")));
     assert_eq!(pair.client().get("mine").await?["args"], json!([1]));
-    assert_eq!(outstanding(&pair).await?, 1);
+    assert_eq!(rows::count(pair.store()).await?, 1);
     Ok(())
 }
 
@@ -102,6 +104,7 @@ async fn a_client_that_is_still_sending_reads_why_its_body_is_refused() -> Resul
     request.extend(vec![b'x'; 4_000_000]);
     let answer = pair.client().raw(&request, Duration::from_secs(5)).await?;
     let answer = String::from_utf8_lossy(&answer);
+    assert_eq!(rows::count(pair.store()).await?, 0);
     assert!(answer.starts_with("HTTP/1.1 413") && answer.contains("body-too-large"), "{answer}");
     Ok(())
 }
@@ -129,6 +132,6 @@ async fn beyond_the_cap_submits_wait_outside_and_scheduled_ones_do_not_count() -
     let refused = pair.client().submit(&json!({"task": "echo", "args": [0]})).await?;
     assert_eq!((refused.status, refused.header("retry-after").is_some()), (503, true), "{}", refused.text);
     assert_eq!(pair.client().get_path("/readyz").await?.status, 503);
-    assert_eq!(outstanding(&pair).await?, 2);
+    assert_eq!((outstanding(&pair).await?, rows::count(pair.store()).await?), (2, 5));
     Ok(())
 }

@@ -57,6 +57,20 @@ async fn a_producer_killed_after_a_thousand_accepts_still_ends_them_all() -> Res
 }
 
 #[tokio::test]
+async fn a_producer_told_to_end_under_load_runs_nothing_twice() -> Result<()> {
+    let mut pair = Pair::on(broker::shared().await?).start().await?;
+    let address = pair.client().address();
+    let submitted = load::submit(address, 2000, 16, |n| json!({"task": "echo", "args": [n]})).await?;
+    let status = pair.producer.terminate(SOON).await?;
+    assert!(status.success(), "{status}");
+    pair.restart_producer().await?;
+    let ends = load::await_all(address, &submitted.ids, 8, LONG).await?;
+    assert_eq!(ends, [("SUCCESS".to_owned(), 2000)].into());
+    assert_eq!(runs_started(&pair).await?, 2000);
+    pair.stop().await
+}
+
+#[tokio::test]
 async fn a_cut_connection_restarts_no_task_on_its_worker() -> Result<()> {
     let shared = broker::shared().await?;
     let proxy = Proxy::start(shared.endpoint().amqp).await?;

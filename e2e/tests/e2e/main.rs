@@ -8,4 +8,5 @@ mod flood;
 mod harness;
 mod life;
 mod routing;
+mod rows;
 mod up;
