@@ -6,7 +6,15 @@ use clap::Parser;
 use consumer::config::{Cli, Command};
 use consumer::{tasks, worker};
 
-fn main() -> anyhow::Result<ExitCode> {
+fn main() -> ExitCode {
+    run().unwrap_or_else(|error| {
+        // One line that names what is wrong. Every error says its cause itself.
+        eprintln!("consumer: {error}");
+        ExitCode::FAILURE
+    })
+}
+
+fn run() -> anyhow::Result<ExitCode> {
     let cli = Cli::parse();
     if let Some(Command::Healthcheck) = cli.command {
         let ready = protocol::healthcheck::ready(cli.settings.consumer_listen)?;

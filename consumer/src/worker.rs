@@ -12,7 +12,7 @@ mod settle;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use protocol::amqp::{Broker, Delivery, Fault, Publisher, QueueSpec, Subscribe, SubscriptionTask};
 use protocol::topology::Table;
@@ -58,7 +58,7 @@ struct Worker {
 /// A task is registered twice, the health address is taken, or the broker's objects do not match this version.
 pub async fn serve(config: Config, registry: Registry) -> anyhow::Result<()> {
     anyhow::ensure!(registry.duplicates().is_empty(), "tasks registered twice: {:?}", registry.duplicates());
-    let metrics = PrometheusBuilder::new().install_recorder().context("metrics")?;
+    let metrics = PrometheusBuilder::new().install_recorder()?;
     let broker = Broker::new(config.amqp_url.clone(), &config.worker_name)?;
     let table = config.topology.shared(&config.queues);
     let (publisher, publishing) = Publisher::new(broker.clone(), table.clone());
@@ -76,7 +76,7 @@ pub async fn serve(config: Config, registry: Registry) -> anyhow::Result<()> {
     links.spawn(upkeep(metrics.clone(), close.clone()));
     let health = Health { publishing: publisher.watch(), consuming: consuming_link, metrics };
     let listen = worker.config.listen;
-    let server = health::server(health, listen).with_context(|| format!("listen on {listen}"))?;
+    let server = health::server(health, listen).map_err(|error| anyhow!("cannot listen on {listen}: {error}"))?;
     let handle = server.handle();
     links.spawn(async move { drop(server.await) });
     tracing::info!(worker = %worker.config.worker_name, %listen, queues = ?worker.config.queues, "worker serves");

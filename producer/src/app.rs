@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::anyhow;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use protocol::amqp::{Broker, Fault, Publisher, QueueSpec, Subscribe, SubscriptionTask};
 use protocol::topology::{Table, Topology};
@@ -32,7 +32,7 @@ const UPKEEP: Duration = Duration::from_secs(5);
 /// # Errors
 /// The store cannot be opened, the address is taken, or the broker's objects do not match this version.
 pub async fn run(config: Config) -> anyhow::Result<()> {
-    let metrics = PrometheusBuilder::new().install_recorder().context("metrics")?;
+    let metrics = PrometheusBuilder::new().install_recorder()?;
     let store_tracker = TaskTracker::new();
     let store = Store::open(&config.database_url, &store_tracker).await?;
     let queues = queues(&config, &store).await?;
@@ -108,11 +108,11 @@ impl Producer {
             },
             stopping: self.stop.child_token(),
         });
-        let server =
-            api::server(api, self.config.listen).with_context(|| format!("listen on {}", self.config.listen))?;
+        let listen = self.config.listen;
+        let server = api::server(api, listen).map_err(|error| anyhow!("cannot listen on {listen}: {error}"))?;
         let handle = server.handle();
         let mut server = self.tracker.spawn(server);
-        tracing::info!(listen = %self.config.listen, store = self.store.id(), "producer serves");
+        tracing::info!(%listen, store = self.store.id(), "producer serves");
         let ended = self.until_told(&mut server).await;
         self.stop.cancel();
         let _ = timeout(DRAIN, handle.stop(true)).await;
@@ -135,7 +135,7 @@ impl Producer {
             _ = terminate.recv() => Ok(()),
             _ = interrupt.recv() => Ok(()),
             Some(fault) = self.faults.1.recv() => Err(fault),
-            ended = server => Err(anyhow::anyhow!("the HTTP server has ended: {ended:?}")),
+            ended = server => Err(anyhow!("the HTTP server has ended: {ended:?}")),
         }
     }
 
@@ -147,7 +147,7 @@ impl Producer {
         self.tracker.spawn(async move {
             let ended = work.await;
             if ended.is_err() || !stop.is_cancelled() {
-                let _ = faults.try_send(anyhow::anyhow!("the {part} has ended"));
+                let _ = faults.try_send(anyhow!("the {part} has ended"));
             }
         });
     }

@@ -16,7 +16,15 @@ use clap::Parser;
 
 use crate::config::{Cli, Command};
 
-fn main() -> anyhow::Result<ExitCode> {
+fn main() -> ExitCode {
+    run().unwrap_or_else(|error| {
+        // One line that names what is wrong. Every error says its cause itself.
+        eprintln!("producer: {error}");
+        ExitCode::FAILURE
+    })
+}
+
+fn run() -> anyhow::Result<ExitCode> {
     let cli = Cli::parse();
     if let Some(Command::Healthcheck) = cli.command {
         let ready = protocol::healthcheck::ready(cli.settings.producer_listen)?;

@@ -135,3 +135,22 @@ async fn beyond_the_cap_submits_wait_outside_and_scheduled_ones_do_not_count() -
     assert_eq!((outstanding(&pair).await?, rows::count(pair.store()).await?), (2, 5));
     Ok(())
 }
+
+#[test]
+fn a_bad_setting_is_one_line_that_names_it_and_hides_the_password() -> Result<()> {
+    let cases = [
+        ("producer", "QUEUES", "a.b"),
+        ("producer", "AMQP_URL", "http://alice:s3cret@broker"),
+        ("producer", "DATABASE_URL", "sqlite:/nonexistent/errand.db"),
+        ("producer", "FOREIGN_QUEUES", "python"),
+        ("consumer", "TIME_LIMIT", "1h"),
+        ("consumer", "AMQP_URL", "amqp:alice:s3cret@broker"),
+    ];
+    for (binary, name, value) in cases {
+        let run = std::process::Command::new(e2e::service::built(binary)?).env_clear().env(name, value).output()?;
+        let said = String::from_utf8_lossy(&run.stderr);
+        assert_eq!((run.status.code(), said.lines().count()), (Some(1), 1), "{name}: {said}");
+        assert!(said.contains(name) && !said.contains("s3cret"), "{name}: {said}");
+    }
+    Ok(())
+}
