@@ -83,8 +83,10 @@ impl Settle {
             Followup::Forward(wait) => {
                 (vec![self.task_publish(forward_of(origin.message, wait), origin.queue)], Due::Forwarded)
             }
-            Followup::Disposed(Disposition::Requeue, _) => return Due::Requeue,
-            Followup::Disposed(disposition, started_at) => (self.dispose(origin, disposition, started_at), Due::Ack),
+            Followup::Disposed(disposition, started_at) => {
+                let Some(publishes) = self.dispose(origin, disposition, started_at) else { return Due::Requeue };
+                (publishes, Due::Ack)
+            }
         };
         let durable = origin.task.durable_reply;
         join_all(publishes.into_iter().map(|publish| self.confirmed(publish, durable))).await;
@@ -103,13 +105,19 @@ impl Settle {
         }
     }
 
-    fn dispose(&self, origin: &Origin<'_>, disposition: Disposition, started_at: OffsetDateTime) -> Vec<Publish> {
+    /// What to publish; `None` when the attempt does not count and nothing follows.
+    fn dispose(
+        &self,
+        origin: &Origin<'_>,
+        disposition: Disposition,
+        started_at: OffsetDateTime,
+    ) -> Option<Vec<Publish>> {
         let task = origin.task;
         let now = OffsetDateTime::now_utc();
         let (report, follow) = match disposition {
             Disposition::Succeed(result) => (Report::Success(result), None),
             Disposition::Revoke(reason) => (Report::Revoked { reason }, None),
-            Disposition::Requeue => return Vec::new(),
+            Disposition::Requeue => return None,
             Disposition::Retry { error, wait } => {
                 tracing::info!(task_id = %task.id, task = %task.task, attempt = task.retries, error = %brief(&error), ?wait, "retry");
                 let retry = retry_of(origin.message, task.retries.saturating_add(1), wait);
@@ -127,7 +135,7 @@ impl Settle {
         let ended = report.state().is_terminal();
         let reply = Reply { date_done: ended.then_some(now), ..self.reply(task, report, started_at) };
         let reply = reply_publish(task, &reply).filter(|_| !task.ignore_result);
-        follow.into_iter().chain(reply).collect()
+        Some(follow.into_iter().chain(reply).collect())
     }
 
     fn reply(&self, task: &Task, report: Report, started_at: OffsetDateTime) -> Reply {

@@ -159,6 +159,46 @@ async fn a_countdown_is_waited_out_and_an_expiry_revokes() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_wait_of_several_hops_is_waited_out() -> Result<()> {
+    let pair = Pair::on(broker::shared().await?).start().await?;
+    // Two seconds in one delay queue, and then one more in another.
+    let wish = json!({"task": "flaky", "args": [1], "retry": {"backoff": 3, "jitter": false}});
+    let id = pair.client().accepted(&wish).await?;
+    let ended = pair.client().await_terminal(&id, SOON).await?;
+    assert_eq!((&ended["state"], &ended["retries"]), (&json!("SUCCESS"), &json!(1)));
+    let waited = millis(&at(&ended, "finished_at"))? - millis(&at(&ended, "created_at"))?;
+    assert!(waited >= 3_000, "ended after {waited} ms");
+    pair.stop().await
+}
+
+#[tokio::test]
+async fn what_is_no_task_of_ours_becomes_a_dead_letter_with_its_reason() -> Result<()> {
+    let pair = Pair::on(broker::shared().await?).start().await?;
+    let nothing = r#"{"callbacks": null, "errbacks": null, "chain": null, "chord": null}"#;
+    let chord = r#"{"chord": {"task": "add", "args": [], "kwargs": {}, "options": {}}}"#;
+    let cases = [
+        ("short", "[[1, 2], {}]".to_owned(), "DecodeError"),
+        ("nan", format!("[[NaN, 2], {{}}, {nothing}]"), "DecodeError"),
+        ("chord", format!("[[1, 2], {{}}, {chord}]"), "UnsupportedWorkflow"),
+    ];
+    for (id, body, kind) in cases {
+        let properties = json!({"content_type": "application/json", "headers": {"task": "add", "id": id}});
+        let management = &pair.broker().management;
+        assert!(management.publish(pair.vhost(), "errand.tasks", "default", &properties, &body).await?);
+        let start = std::time::Instant::now();
+        let letter = loop {
+            match dead_letter_of(&pair, id).await {
+                Ok(letter) => break letter,
+                Err(error) => anyhow::ensure!(start.elapsed() < SOON, "{id}: {error}"),
+            }
+        };
+        assert_eq!(letter["errand-dead-type"], kind, "{letter:#}");
+    }
+    pair.broker().await_depth(pair.vhost(), "errand.default", |depth| depth.ready == 0, SOON).await?;
+    pair.stop().await
+}
+
+#[tokio::test]
 async fn a_task_that_expires_in_the_queue_is_revoked_by_the_worker() -> Result<()> {
     let mut pair = Pair::on(broker::shared().await?).consumers(0).start().await?;
     let id = pair.client().accepted(&json!({"task": "add", "args": [1, 2], "expires": 1.5})).await?;
