@@ -1,5 +1,7 @@
 //! The worker's settings: flags and environment variables of the same name, checked together at start.
 
+mod tasks;
+
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -8,27 +10,41 @@ use protocol::amqp::AmqpUrl;
 use protocol::settings::{BadSetting, BrokerSettings, LogSettings, duration};
 use protocol::topology::Topology;
 
+pub use self::tasks::TaskSettings;
+
 /// Half of RabbitMQ's own consumer timeout of 30 minutes, after which it takes a delivery back.
 const SAFE_TIME_LIMIT: Duration = Duration::from_mins(15);
 
 /// Runs tasks from RabbitMQ
 #[derive(Parser)]
-#[command(name = "consumer", version)]
-pub struct Cli {
+#[command(version)]
+pub struct Cli<T: Args> {
     /// Without one it serves.
     #[command(subcommand)]
     pub command: Option<Command>,
     /// Settings.
     #[command(flatten)]
     pub settings: Settings,
+    /// Settings of the worker's tasks.
+    #[command(flatten)]
+    pub tasks: T,
 }
 
 /// What else the binary does.
-#[derive(Subcommand)]
+#[derive(Debug, Clone, Copy, Subcommand)]
 pub enum Command {
     /// Ask the worker of these settings whether it is ready
     Healthcheck,
+    /// Print what the worker's tasks take and return, and their limits, as JSON
+    Tasks,
+    /// Run one task that the worker sends over standard input; the worker itself starts this
+    #[command(hide = true)]
+    Child,
 }
+
+/// No settings, of a worker whose tasks need none.
+#[derive(Args)]
+pub struct NoSettings {}
 
 /// The settings as given.
 #[derive(Args)]
@@ -47,6 +63,14 @@ pub struct Settings {
     /// Tasks that run at once; shared out among the queues as prefetch
     #[arg(long, env = "CONCURRENCY", default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..))]
     concurrency: u16,
+
+    /// Threads for tasks that block (default: four per CPU, at least eight)
+    #[arg(long, env = "BLOCKING_THREADS", value_parser = clap::value_parser!(u16).range(1..))]
+    blocking_threads: Option<u16>,
+
+    /// Processes for tasks that run apart (default: two per CPU, at least four)
+    #[arg(long, env = "CHILD_PROCESSES", value_parser = clap::value_parser!(u16).range(1..))]
+    child_processes: Option<u16>,
 
     /// How long a task may run when it does not say
     #[arg(long, env = "TIME_LIMIT", default_value = "5m", value_parser = duration)]
@@ -67,10 +91,6 @@ pub struct Settings {
     /// The worker's name, unique among the living (default: errand-PID@HOST)
     #[arg(long, env = "WORKER_NAME", value_parser = worker_name)]
     worker_name: Option<String>,
-
-    /// Register the tasks that crash, panic and block, to try what then happens
-    #[arg(long, env = "ENABLE_FAULT_TASKS", default_value_t = false, action = clap::ArgAction::Set)]
-    pub enable_fault_tasks: bool,
 }
 
 /// The settings, checked.
@@ -86,6 +106,10 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Tasks that run at once.
     pub concurrency: u16,
+    /// Threads for tasks that block.
+    pub blocking_threads: u16,
+    /// Processes for tasks that run apart.
+    pub child_processes: u16,
     /// The hard time limit of a task that names none.
     pub time_limit: Duration,
     /// The longest hard time limit.
@@ -118,6 +142,8 @@ impl Settings {
             queues: self.broker.queues()?,
             listen: self.consumer_listen,
             concurrency: self.concurrency,
+            blocking_threads: self.blocking_threads.unwrap_or_else(|| per_cpu(4).max(8)),
+            child_processes: self.child_processes.unwrap_or_else(|| per_cpu(2).max(4)),
             time_limit: self.time_limit,
             max_time_limit: self.max_time_limit,
             max_result_bytes: self.max_result_bytes,
@@ -125,6 +151,11 @@ impl Settings {
             worker_name: self.worker_name.clone().unwrap_or_else(default_name),
         })
     }
+}
+
+fn per_cpu(count: u16) -> u16 {
+    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
+    u16::try_from(cpus).unwrap_or(u16::MAX).saturating_mul(count)
 }
 
 fn worker_name(name: &str) -> Result<String, String> {
@@ -145,7 +176,7 @@ mod tests {
     use super::*;
 
     fn check(args: &[&str]) -> Result<Config, BadSetting> {
-        Cli::try_parse_from(std::iter::once(&"consumer").chain(args)).unwrap().settings.check()
+        Cli::<NoSettings>::try_parse_from(std::iter::once(&"consumer").chain(args)).unwrap().settings.check()
     }
 
     #[test]

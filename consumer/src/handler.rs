@@ -5,22 +5,27 @@
 use std::time::Duration;
 
 use protocol::reply::ErrorInfo;
-use serde::Serialize;
+use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use crate::context::{Cancelled, Context};
+use crate::options::TaskOptions;
 
 /// One kind of task.
 pub trait Handler: Send + Sync + 'static {
     /// The task's name on the wire and in the registry (Celery's task name).
     const NAME: &'static str;
 
+    /// Where it runs, its limits, its retries.
+    const OPTIONS: TaskOptions = TaskOptions::new();
+
     /// The arguments: positional ones fill a struct's fields in declaration order, the others go by name
-    /// (see [`from_call`](crate::args::from_call)). `()` takes none.
-    type Args: DeserializeOwned + Send + 'static;
+    /// (see [`from_call`](crate::args::from_call)). `()` takes none. Its doc comments are the task's documentation.
+    type Args: DeserializeOwned + JsonSchema + Send + 'static;
 
     /// The result, which becomes JSON.
-    type Output: Serialize + Send + 'static;
+    type Output: Serialize + JsonSchema + Send + 'static;
 
     /// Runs one attempt. It may run more than once with the same [`task_id`](Context::task_id).
     ///
@@ -33,7 +38,7 @@ pub trait Handler: Send + Sync + 'static {
 ///
 /// Any [`std::error::Error`] converts into [`Retry`](Self::Retry), so `?` does what most handlers want. For that
 /// conversion's sake it is not an `Error` itself.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum TaskError {
     /// The attempt failed; the task's policy may grant another.
     Retry {

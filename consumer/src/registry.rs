@@ -6,14 +6,23 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
+use protocol::heartbeat::TaskType;
+use schemars::schema_for;
 use serde_json::value::{RawValue, to_raw_value};
 
 use crate::args::{InvalidArguments, from_call};
 use crate::context::Context;
 use crate::handler::{Handler, TaskError};
+use crate::options::{Execution, TaskOptions};
 
 /// A [`Handler`] without its types. Every handler is one.
 pub trait ErasedHandler: Send + Sync {
+    /// Where it runs, its limits, its retries.
+    fn options(&self) -> TaskOptions;
+
+    /// What others are told of it.
+    fn task_type(&self) -> TaskType;
+
     /// Runs one attempt, from JSON to JSON. The arguments are parsed when the future is first polled, so that a panic
     /// in parsing them is the run's.
     fn call(
@@ -25,6 +34,31 @@ pub trait ErasedHandler: Send + Sync {
 }
 
 impl<H: Handler> ErasedHandler for H {
+    fn options(&self) -> TaskOptions {
+        H::OPTIONS
+    }
+
+    fn task_type(&self) -> TaskType {
+        let options = H::OPTIONS;
+        TaskType {
+            name: H::NAME.to_owned(),
+            arguments: schema_for!(H::Args).to_value(),
+            result: schema_for!(H::Output).to_value(),
+            execution: match options.execution {
+                Execution::Async => "async",
+                Execution::Blocking => "blocking",
+                Execution::Isolated(_) => "isolated",
+            }
+            .to_owned(),
+            retry: options.retry.unwrap_or_default(),
+            time_limit: options.time_limit.map(|limit| limit.as_secs_f64()),
+            soft_time_limit: options.soft_time_limit.map(|limit| limit.as_secs_f64()),
+            concurrency_limit: options.concurrency_limit.map(std::num::NonZeroU32::get),
+            rate_limit: options.rate_limit.map(|limit| limit.to_string()),
+            redacted: options.redacted.iter().map(|&name| name.to_owned()).collect(),
+        }
+    }
+
     fn call(
         self: Arc<Self>,
         args: Box<RawValue>,
@@ -32,7 +66,8 @@ impl<H: Handler> ErasedHandler for H {
         ctx: Context,
     ) -> BoxFuture<'static, Result<Box<RawValue>, CallError>> {
         Box::pin(async move {
-            let parsed = from_call(&args, &kwargs).map_err(CallError::InvalidArguments)?;
+            let parsed = from_call(&args, &kwargs)
+                .map_err(|error| CallError::InvalidArguments(error.redacted(H::OPTIONS.redacted)))?;
             // A run may last; what it was called with is not held twice meanwhile.
             drop((args, kwargs));
             let output = self.run(parsed, ctx).await.map_err(CallError::Task)?;
@@ -95,6 +130,17 @@ impl Registry {
         self.handlers.get(name).cloned()
     }
 
+    /// What others are told of every task, sorted by name.
+    #[must_use]
+    pub fn task_types(&self) -> Vec<TaskType> {
+        self.handlers.values().map(|handler| handler.task_type()).collect()
+    }
+
+    /// Every task's name and options.
+    pub(crate) fn options(&self) -> impl Iterator<Item = (&'static str, TaskOptions)> {
+        self.handlers.iter().map(|(name, handler)| (*name, handler.options()))
+    }
+
     /// The names of all tasks, sorted.
     pub fn names(&self) -> impl Iterator<Item = &'static str> {
         self.handlers.keys().copied()
@@ -117,6 +163,9 @@ impl std::fmt::Debug for Registry {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::TestRun;
+    use schemars::JsonSchema;
+    use serde::Deserialize;
     use std::collections::HashMap;
 
     struct Greet(&'static str);
@@ -148,7 +197,7 @@ mod tests {
 
     async fn call(registry: &Registry, name: &str, args: &str) -> Result<String, CallError> {
         let raw = |json: &str| RawValue::from_string(json.to_owned()).unwrap();
-        let result = registry.get(name).unwrap().call(raw(args), raw("{}"), Context::for_test("t", 1).0).await?;
+        let result = registry.get(name).unwrap().call(raw(args), raw("{}"), TestRun::attempt(1).context()).await?;
         Ok(result.get().to_owned())
     }
 
@@ -178,5 +227,48 @@ mod tests {
         assert_eq!(registry.names().collect::<Vec<_>>(), ["greet", "pairs"]);
         assert!(call(&registry, "greet", r#"["Ada"]"#).await.unwrap().contains("hello"));
         assert!(registry.get("nobody").is_none());
+    }
+
+    /// Charges a card.
+    #[derive(Deserialize, JsonSchema)]
+    struct Charge {
+        /// In cents.
+        amount: u32,
+        #[serde(default)]
+        card: u64,
+    }
+
+    struct Pay;
+
+    impl Handler for Pay {
+        const NAME: &'static str = "pay";
+        const OPTIONS: TaskOptions = TaskOptions::new().concurrency_limit(2).redact(&["card"]);
+        type Args = Charge;
+        type Output = u64;
+
+        async fn run(&self, Charge { amount, card }: Charge, _: Context) -> Result<u64, TaskError> {
+            Ok(u64::from(amount) + card)
+        }
+    }
+
+    #[test]
+    fn a_task_type_says_what_it_takes_and_how_it_is_limited() {
+        let pay = Registry::new().register(Pay).task_types().remove(0);
+        assert_eq!(pay.arguments["description"], "Charges a card.");
+        assert_eq!(pay.arguments["properties"]["amount"]["description"], "In cents.");
+        assert_eq!(pay.arguments["required"], serde_json::json!(["amount"]));
+        assert_eq!(
+            (pay.concurrency_limit, pay.execution.as_str(), pay.redacted),
+            (Some(2), "async", vec!["card".to_owned()])
+        );
+    }
+
+    #[tokio::test]
+    async fn an_error_about_a_redacted_argument_does_not_show_it() {
+        let registry = Registry::new().register(Pay);
+        for args in [r#"[1, "4242-4242"]"#, r#"["many", "4242-4242"]"#] {
+            let error = TaskError::from(call(&registry, "pay", args).await.unwrap_err()).error().message.clone();
+            assert!(error.starts_with("argument `") && !error.contains("4242"), "{error}");
+        }
     }
 }

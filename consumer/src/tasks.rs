@@ -13,11 +13,14 @@ mod panic;
 mod seconds;
 mod sleep;
 
+use crate::config::TaskSettings;
 use crate::registry::Registry;
 
 /// All tasks. The fault tasks harm the worker on purpose: they are for tests of it.
-#[must_use]
-pub fn registry(enable_fault_tasks: bool) -> Registry {
+///
+/// # Errors
+/// A setting that a task cannot use, by its name.
+pub fn registry(settings: &TaskSettings) -> anyhow::Result<Registry> {
     let tasks = Registry::new()
         .register(add::Add)
         .register(always_fails::AlwaysFails)
@@ -25,10 +28,10 @@ pub fn registry(enable_fault_tasks: bool) -> Registry {
         .register(flaky::Flaky)
         .register(long_running_task::LongRunningTask)
         .register(sleep::Sleep);
-    if !enable_fault_tasks {
-        return tasks;
+    if !settings.enable_fault_tasks {
+        return Ok(tasks);
     }
-    tasks.register(block_thread::BlockThread).register(crash::Crash).register(panic::Panic)
+    Ok(tasks.register(block_thread::BlockThread).register(crash::Crash).register(panic::Panic))
 }
 
 #[cfg(test)]
@@ -39,8 +42,8 @@ mod tests {
     fn fault_tasks_are_there_on_demand_only() {
         let harmless = ["add", "always_fails", "echo", "flaky", "long_running_task", "sleep"];
         let faults = ["block_thread", "crash", "panic"];
-        assert!(registry(false).names().eq(harmless));
-        let all = registry(true);
+        assert!(registry(&TaskSettings::default()).unwrap().names().eq(harmless));
+        let all = registry(&TaskSettings { enable_fault_tasks: true, ..TaskSettings::default() }).unwrap();
         assert!(harmless.iter().chain(&faults).all(|name| all.get(name).is_some()));
         assert!(all.duplicates().is_empty());
     }

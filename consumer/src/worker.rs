@@ -2,6 +2,7 @@
 //!
 //! One direction: `intake` admits a delivery, `run` runs it, `settle` publishes what follows and then acks.
 
+pub(crate) mod child;
 mod health;
 mod heartbeat;
 mod intake;
@@ -35,6 +36,15 @@ use crate::registry::Registry;
 const CLOSE: Duration = Duration::from_secs(3);
 const UPKEEP: Duration = Duration::from_secs(5);
 
+/// How serving ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// The worker was told to end.
+    Stopped,
+    /// Threads are held by handlers that do not end: only a new process gets rid of them.
+    Restart,
+}
+
 /// What all parts of the worker share.
 struct Worker {
     config: Config,
@@ -56,7 +66,7 @@ struct Worker {
 ///
 /// # Errors
 /// A task is registered twice, the health address is taken, or the broker's objects do not match this version.
-pub async fn serve(config: Config, registry: Registry) -> anyhow::Result<()> {
+pub(crate) async fn serve(config: Config, registry: Registry) -> anyhow::Result<Ended> {
     anyhow::ensure!(registry.duplicates().is_empty(), "tasks registered twice: {:?}", registry.duplicates());
     let metrics = PrometheusBuilder::new().install_recorder()?;
     let broker = Broker::new(config.amqp_url.clone(), &config.worker_name)?;
@@ -89,7 +99,7 @@ pub async fn serve(config: Config, registry: Registry) -> anyhow::Result<()> {
     let _ = timeout(CLOSE, handle.stop(false)).await;
     let _ = timeout(CLOSE, links.wait()).await;
     tracing::info!("worker ends");
-    ended
+    ended.map(|()| Ended::Stopped)
 }
 
 impl Worker {

@@ -75,7 +75,7 @@ impl Workers {
             let settled = now.duration_since(self.since) > HEARTBEAT_INTERVAL;
             return if settled || !heard.is_empty() { Service::Unserved } else { Service::Undecided };
         }
-        if serving.any(|(_, heartbeat)| heartbeat.tasks.iter().any(|known| known == task)) {
+        if serving.any(|(_, heartbeat)| heartbeat.tasks.iter().any(|known| known.name == task)) {
             Service::Served
         } else {
             Service::Unknown
@@ -90,7 +90,23 @@ impl Workers {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use protocol::heartbeat::TaskType;
     use std::time::Duration;
+
+    fn task_type(name: &str) -> TaskType {
+        TaskType {
+            name: name.to_owned(),
+            arguments: serde_json::Value::Bool(true),
+            result: serde_json::Value::Bool(true),
+            execution: "async".to_owned(),
+            retry: protocol::retry::RetryPolicy::default(),
+            time_limit: None,
+            soft_time_limit: None,
+            concurrency_limit: None,
+            rate_limit: None,
+            redacted: Vec::new(),
+        }
+    }
 
     fn heartbeat(queues: &[&str], stopping: bool) -> Heartbeat {
         Heartbeat {
@@ -98,7 +114,7 @@ mod tests {
             pid: 1,
             version: String::new(),
             queues: queues.iter().map(|queue| (*queue).to_owned()).collect(),
-            tasks: vec!["add".into()],
+            tasks: vec![task_type("add")],
             concurrency: 1,
             running: Vec::new(),
             stopping,

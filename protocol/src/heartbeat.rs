@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::message::{CONTENT_ENCODING, CONTENT_TYPE, Message, Properties};
+use crate::retry::RetryPolicy;
 
 /// How often a worker speaks.
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
@@ -16,7 +18,7 @@ pub const HEARTBEAT_TTL: Duration = Duration::from_secs(15);
 pub const MAX_RUNNING: usize = 1000;
 
 /// One heartbeat.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Heartbeat {
     /// The worker's name, unique among the living.
     pub worker: String,
@@ -27,13 +29,38 @@ pub struct Heartbeat {
     /// The queues it serves, without the prefix.
     pub queues: Vec<String>,
     /// The tasks it knows.
-    pub tasks: Vec<String>,
+    pub tasks: Vec<TaskType>,
     /// How many tasks it runs at once.
     pub concurrency: usize,
     /// What runs just now, at most [`MAX_RUNNING`].
     pub running: Vec<RunningTask>,
     /// Whether it takes no more tasks and only finishes those that run.
     pub stopping: bool,
+}
+
+/// What a worker says of a task that it knows. Times are seconds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TaskType {
+    /// The task's name.
+    pub name: String,
+    /// What it takes, by name: a JSON Schema (draft 2020-12), with the documentation in it.
+    pub arguments: Value,
+    /// What it returns: a JSON Schema.
+    pub result: Value,
+    /// Where it runs: `async`, `blocking` or `isolated`.
+    pub execution: String,
+    /// How it is retried when its caller does not say.
+    pub retry: RetryPolicy,
+    /// The hard time limit when its caller names none; `None` is the worker's.
+    pub time_limit: Option<f64>,
+    /// The soft time limit when its caller names none.
+    pub soft_time_limit: Option<f64>,
+    /// At most so many at once on one worker.
+    pub concurrency_limit: Option<u32>,
+    /// At most so many starts a period on one worker, as Celery writes it: `10/s`, `30/m`, `5/h`.
+    pub rate_limit: Option<String>,
+    /// Arguments that are shown to nobody.
+    pub redacted: Vec<String>,
 }
 
 /// A task that a worker runs.

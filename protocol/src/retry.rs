@@ -23,6 +23,37 @@ pub struct RetryPolicy {
     pub jitter: bool,
 }
 
+/// The fields of a [`RetryPolicy`] that the caller of a task chose; the others are the task's own.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RetryOptions {
+    /// Attempts after the first one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_retries: Option<u32>,
+    /// Seconds before the first retry.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backoff: Option<f64>,
+    /// The most seconds that a retry waits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backoff_max: Option<f64>,
+    /// Whether a random part is added.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jitter: Option<bool>,
+}
+
+impl RetryOptions {
+    /// The whole policy: what was chosen, and the rest from `own`.
+    #[must_use]
+    pub fn over(&self, own: RetryPolicy) -> RetryPolicy {
+        RetryPolicy {
+            max_retries: self.max_retries.unwrap_or(own.max_retries),
+            backoff: self.backoff.unwrap_or(own.backoff),
+            backoff_max: self.backoff_max.unwrap_or(own.backoff_max),
+            jitter: self.jitter.unwrap_or(own.jitter),
+        }
+    }
+}
+
 impl Default for RetryPolicy {
     fn default() -> Self {
         Self { max_retries: 3, backoff: 1.0, backoff_max: 600.0, jitter: true }

@@ -1,5 +1,6 @@
 //! `add(x, y)`: the sum of two numbers.
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Number;
 
@@ -8,7 +9,7 @@ use crate::handler::{Handler, TaskError};
 
 pub(crate) struct Add;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub(crate) struct Args {
     x: Number,
     y: Number,
@@ -34,11 +35,12 @@ pub(crate) fn sum(x: &Number, y: &Number) -> Result<Number, TaskError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::TestRun;
     use serde_json::json;
 
     async fn add(args: serde_json::Value) -> Result<String, TaskError> {
         let args = serde_json::from_value(args).unwrap();
-        Ok(Add.run(args, Context::for_test("t", 0).0).await?.to_string())
+        Ok(Add.run(args, TestRun::new().context()).await?.to_string())
     }
 
     #[tokio::test]

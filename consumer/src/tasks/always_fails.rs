@@ -1,5 +1,6 @@
 //! `always_fails(message)`: every attempt fails with this message.
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::context::Context;
@@ -7,7 +8,7 @@ use crate::handler::{Handler, TaskError};
 
 pub(crate) struct AlwaysFails;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub(crate) struct Args {
     message: String,
 }
@@ -25,11 +26,12 @@ impl Handler for AlwaysFails {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::TestRun;
 
     #[tokio::test]
     async fn it_fails_with_the_message_and_may_be_retried() {
         let args = Args { message: "as asked".to_owned() };
-        let error = AlwaysFails.run(args, Context::for_test("t", 7).0).await.unwrap_err();
+        let error = AlwaysFails.run(args, TestRun::attempt(7).context()).await.unwrap_err();
         assert!(matches!(&error, TaskError::Retry { delay: None, .. }));
         assert_eq!((error.error().kind.as_str(), error.error().message.as_str()), ("AlwaysFails", "as asked"));
     }

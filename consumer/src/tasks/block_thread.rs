@@ -1,5 +1,6 @@
 //! `block_thread(seconds)`: a fault task that holds a thread of the runtime, deaf to every cancellation.
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::seconds::Seconds;
@@ -8,7 +9,7 @@ use crate::handler::{Handler, TaskError};
 
 pub(crate) struct BlockThread;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub(crate) struct Args {
     seconds: Seconds,
 }
@@ -27,13 +28,14 @@ impl Handler for BlockThread {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::TestRun;
     use futures_util::FutureExt;
     use std::time::Duration;
 
     #[test]
     fn it_never_yields() {
         let args = Args { seconds: Seconds(Duration::from_millis(10)) };
-        let result = BlockThread.run(args, Context::for_test("t", 0).0).now_or_never();
+        let result = BlockThread.run(args, TestRun::new().context()).now_or_never();
         assert!(result.expect("ready at the first poll").is_ok());
     }
 }

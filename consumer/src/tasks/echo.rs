@@ -1,5 +1,6 @@
 //! `echo(value)`: returns any JSON as it came.
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -8,7 +9,7 @@ use crate::handler::{Handler, TaskError};
 
 pub(crate) struct Echo;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub(crate) struct Args {
     /// The text itself: parsed, an integer over 64 bits would lose digits.
     value: Box<RawValue>,
@@ -28,13 +29,14 @@ impl Handler for Echo {
 mod tests {
     use super::*;
     use crate::args::from_call;
+    use crate::testing::TestRun;
 
     #[tokio::test]
     async fn every_digit_comes_back() {
         for json in ["1180591620717411303424", "1.10", "null", r#"{"b": [1], "a": "é"}"#] {
             let raw = |json: String| RawValue::from_string(json).unwrap();
             let args = from_call(&raw(format!("[{json}]")), &raw("{}".to_owned())).unwrap();
-            let value = Echo.run(args, Context::for_test("t", 0).0).await.unwrap();
+            let value = Echo.run(args, TestRun::new().context()).await.unwrap();
             assert_eq!(value.get(), json);
         }
     }

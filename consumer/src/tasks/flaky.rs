@@ -1,5 +1,6 @@
 //! `flaky(failures)`: fails that many attempts and returns the number of the one that succeeds, counted from 0.
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::context::Context;
@@ -7,7 +8,7 @@ use crate::handler::{Handler, TaskError};
 
 pub(crate) struct Flaky;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub(crate) struct Args {
     failures: u32,
 }
@@ -29,11 +30,12 @@ impl Handler for Flaky {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::TestRun;
 
     #[tokio::test]
     async fn it_fails_as_often_as_asked() {
         for attempt in 0..4 {
-            let result = Flaky.run(Args { failures: 2 }, Context::for_test("t", attempt).0).await;
+            let result = Flaky.run(Args { failures: 2 }, TestRun::attempt(attempt).context()).await;
             match result {
                 Ok(succeeded) => assert!(attempt >= 2 && succeeded == attempt),
                 Err(error) => assert!(attempt < 2 && matches!(error, TaskError::Retry { .. })),

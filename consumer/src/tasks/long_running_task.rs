@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::time::Instant;
@@ -14,7 +15,7 @@ use crate::handler::{Handler, TaskError};
 
 pub(crate) struct LongRunningTask;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub(crate) struct Args {
     data: Value,
     #[serde(default = "ten_seconds")]
@@ -55,6 +56,7 @@ fn doubled(data: Value) -> Result<Value, TaskError> {
 mod tests {
     use super::*;
     use crate::context::Cancelled;
+    use crate::testing::TestRun;
     use protocol::reply::Progress;
     use serde_json::json;
 
@@ -65,7 +67,7 @@ mod tests {
     #[tokio::test]
     async fn data_is_doubled() {
         for (data, doubled) in [(json!(21), json!(42)), (json!(1.5), json!(3.0)), (json!("ab"), json!("abab"))] {
-            let result = LongRunningTask.run(args(data, 0), Context::for_test("t", 0).0).await;
+            let result = LongRunningTask.run(args(data, 0), TestRun::new().context()).await;
             assert_eq!(result.unwrap(), doubled);
         }
     }
@@ -73,31 +75,24 @@ mod tests {
     #[tokio::test]
     async fn what_cannot_be_doubled_fails_before_the_work() {
         for data in [json!(null), json!([1]), json!({}), json!(true)] {
-            let error = LongRunningTask.run(args(data, 3600), Context::for_test("t", 0).0).await.unwrap_err();
+            let error = LongRunningTask.run(args(data, 3600), TestRun::new().context()).await.unwrap_err();
             assert!(matches!(error, TaskError::Fail { error } if error.kind == "InvalidArguments"));
         }
     }
 
     #[tokio::test]
     async fn progress_starts_at_zero_and_ends_at_the_total() {
-        let (ctx, control) = Context::for_test("t", 0);
-        let mut progress = control.progress();
-        let at = |current| Some(Progress { current, total: Some(1), message: None });
-        let reports = async {
-            progress.changed().await.unwrap();
-            assert_eq!(*progress.borrow_and_update(), at(0));
-            progress.changed().await.unwrap();
-            assert_eq!(*progress.borrow_and_update(), at(1));
-        };
-        let (result, ()) = tokio::join!(LongRunningTask.run(args(json!(1), 1), ctx), reports);
-        assert_eq!(result.unwrap(), json!(2));
+        let run = TestRun::new();
+        let at = |current| Progress { current, total: Some(1), message: None };
+        assert_eq!(run.run(&LongRunningTask, args(json!(1), 1)).await.unwrap(), json!(2));
+        assert_eq!(run.progress(), [at(0), at(1)]);
     }
 
     #[tokio::test]
     async fn the_soft_time_limit_ends_it() {
-        let (ctx, control) = Context::for_test("t", 0);
-        control.cancel(Cancelled::SoftTimeLimit);
-        let error = LongRunningTask.run(args(json!(1), 3600), ctx).await.unwrap_err();
+        let run = TestRun::new();
+        run.cancel(Cancelled::SoftTimeLimit);
+        let error = LongRunningTask.run(args(json!(1), 3600), run.context()).await.unwrap_err();
         assert!(matches!(error, TaskError::Fail { error } if error.kind == "SoftTimeLimitExceeded"));
     }
 }

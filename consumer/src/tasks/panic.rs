@@ -19,10 +19,11 @@ impl Handler for Panic {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::TestRun;
 
     #[tokio::test]
     #[should_panic(expected = "the task asked for it")]
     async fn it_panics() {
-        let _ = Panic.run((), Context::for_test("t", 0).0).await;
+        let _ = Panic.run((), TestRun::new().context()).await;
     }
 }

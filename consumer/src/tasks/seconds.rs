@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::time::Instant;
 
@@ -11,7 +12,7 @@ use crate::handler::TaskError;
 const MAX: f64 = 86_400.0;
 
 /// A time of at most a day.
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
 #[serde(try_from = "f64")]
 pub(crate) struct Seconds(pub(crate) Duration);
 
@@ -28,7 +29,7 @@ impl TryFrom<f64> for Seconds {
 }
 
 /// A time in whole seconds, of at most a day. `10.0` is whole, as many languages write no other number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(try_from = "f64")]
 pub(crate) struct WholeSeconds(pub(crate) u64);
 
@@ -54,6 +55,7 @@ pub(crate) async fn wait_until(time: Instant, ctx: &Context) -> Result<(), TaskE
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::TestRun;
 
     #[test]
     fn whole_seconds_may_be_written_as_floats() {
@@ -75,8 +77,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_shutdown_lets_the_wait_go_on() {
-        let (ctx, control) = Context::for_test("t", 0);
-        control.cancel(Cancelled::Shutdown);
-        wait_until(Instant::now() + Duration::from_millis(10), &ctx).await.unwrap();
+        let run = TestRun::new();
+        run.cancel(Cancelled::Shutdown);
+        wait_until(Instant::now() + Duration::from_millis(10), &run.context()).await.unwrap();
     }
 }

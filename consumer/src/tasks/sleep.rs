@@ -1,5 +1,6 @@
 //! `sleep(seconds)`: waits, fractions included, and returns the seconds.
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::time::Instant;
 
@@ -9,7 +10,7 @@ use crate::handler::{Handler, TaskError};
 
 pub(crate) struct Sleep;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub(crate) struct Args {
     seconds: Seconds,
 }
@@ -29,22 +30,23 @@ impl Handler for Sleep {
 mod tests {
     use super::*;
     use crate::context::Cancelled;
+    use crate::testing::TestRun;
     use std::time::Duration;
 
     #[tokio::test]
     async fn it_returns_after_the_time() {
         let before = Instant::now();
         let args = Args { seconds: Seconds(Duration::from_millis(20)) };
-        let slept = Sleep.run(args, Context::for_test("t", 0).0).await.unwrap();
+        let slept = Sleep.run(args, TestRun::new().context()).await.unwrap();
         assert!(before.elapsed() >= Duration::from_millis(20));
         assert_eq!(slept.to_string(), "0.02");
     }
 
     #[tokio::test]
     async fn a_revoked_one_ends_at_once() {
-        let (ctx, control) = Context::for_test("t", 0);
-        control.cancel(Cancelled::Revoked);
-        let error = Sleep.run(Args { seconds: Seconds(Duration::from_hours(1)) }, ctx).await.unwrap_err();
+        let run = TestRun::new();
+        run.cancel(Cancelled::Revoked);
+        let error = Sleep.run(Args { seconds: Seconds(Duration::from_hours(1)) }, run.context()).await.unwrap_err();
         assert!(matches!(error, TaskError::Fail { error } if error.kind == "TaskRevoked"));
     }
 }

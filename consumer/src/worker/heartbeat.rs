@@ -32,7 +32,7 @@ fn speak(worker: &Worker, publisher: &Publisher, stopping: bool) {
         pid: std::process::id(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         queues: worker.config.queues.clone(),
-        tasks: worker.registry.names().map(str::to_owned).collect(),
+        tasks: worker.registry.task_types(),
         concurrency: usize::from(worker.config.concurrency),
         running: worker.runs.running(),
         stopping,

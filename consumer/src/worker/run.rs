@@ -37,12 +37,13 @@ pub(super) async fn run(
     let hard = task.time_limit.unwrap_or(worker.config.time_limit).min(worker.config.max_time_limit);
     let parts = ContextParts {
         task_id: task.id.clone(),
+        task: task.task.clone(),
         attempt: task.retries,
         worker: worker.config.worker_name.clone(),
         deadline: Some(started + hard),
     };
     metrics::counter!("errand_runs_started_total").increment(1);
-    let (context, control) = Context::new(parts);
+    let (context, control, _submissions) = Context::new(parts);
     let progress = control.progress();
     worker.runs.control(key, control);
     // A task and threads of its own: a panic ends it alone, and a handler that never yields stops neither its own limits

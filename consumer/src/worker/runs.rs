@@ -126,7 +126,7 @@ impl<D> Runs<D> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::context::Context;
+    use crate::context::{Context, ContextParts};
 
     fn key() -> Key {
         ("a".to_owned(), 1)
@@ -175,7 +175,9 @@ mod tests {
         let runs = Runs::default();
         runs.admit(&key(), (), false);
         runs.cancel_all(Cancelled::Shutdown);
-        let (context, control) = Context::for_test("a", 1);
+        let [task_id, task, worker] = ["a", "t", "w"].map(str::to_owned);
+        let parts = ContextParts { task_id, task, attempt: 1, worker, deadline: None };
+        let (context, control, _) = Context::new(parts);
         runs.control(&key(), control);
         assert_eq!(context.is_cancelled(), Some(Cancelled::Shutdown));
     }

@@ -1,0 +1,92 @@
+//! One argument of a call: which field it is for, and its value.
+
+use serde::de::{Deserializer, IntoDeserializer, Visitor};
+use serde_json::value::RawValue;
+
+use super::InvalidArguments;
+
+/// Which field an argument is for.
+pub(super) struct Key {
+    pub(super) name: String,
+    /// Of a positional argument. The field names that serde gives include the aliases, so the n-th of them need not
+    /// be the n-th field's.
+    pub(super) index: Option<u64>,
+}
+
+impl<'de> Deserializer<'de> for Key {
+    type Error = InvalidArguments;
+
+    /// A derived struct asks this way, and knows its fields by index too.
+    fn deserialize_identifier<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
+        match self.index {
+            Some(index) => visitor.visit_u64(index),
+            None => visitor.visit_string(self.name),
+        }
+    }
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
+        visitor.visit_string(self.name)
+    }
+
+    serde::forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit unit_struct
+        newtype_struct seq tuple tuple_struct map struct enum ignored_any
+    }
+}
+
+impl IntoDeserializer<'_, InvalidArguments> for Key {
+    type Deserializer = Self;
+
+    fn into_deserializer(self) -> Self {
+        self
+    }
+}
+
+/// One argument's value, which `serde_json` reads.
+pub(super) struct Argument<'de> {
+    pub(super) json: &'de RawValue,
+    /// For messages: a field's name in backquotes, or the position from 1.
+    pub(super) name: String,
+    /// What it means that no field takes it.
+    pub(super) left_over: InvalidArguments,
+}
+
+impl<'de> IntoDeserializer<'de, InvalidArguments> for Argument<'de> {
+    type Deserializer = Self;
+
+    fn into_deserializer(self) -> Self {
+        self
+    }
+}
+
+/// Passes methods on to `serde_json` and names the argument in its errors.
+macro_rules! read_json {
+    ($($method:ident($($hint:ident: $type:ty),*))*) => {
+        $(fn $method<V: Visitor<'de>>(self, $($hint: $type,)* visitor: V) -> Result<V::Value, Self::Error> {
+            let mut json = serde_json::Deserializer::from_str(self.json.get());
+            let value = json.$method($($hint,)* visitor);
+            value.map_err(|error| InvalidArguments::Value { argument: self.name, error })
+        })*
+    };
+}
+
+impl<'de> Deserializer<'de> for Argument<'de> {
+    type Error = InvalidArguments;
+
+    /// A derived struct skips this way over what is none of its fields.
+    fn deserialize_ignored_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Self::Error> {
+        Err(self.left_over)
+    }
+
+    read_json! {
+        deserialize_any() deserialize_bool() deserialize_i8() deserialize_i16() deserialize_i32() deserialize_i64()
+        deserialize_i128() deserialize_u8() deserialize_u16() deserialize_u32() deserialize_u64() deserialize_u128()
+        deserialize_f32() deserialize_f64() deserialize_char() deserialize_str() deserialize_string()
+        deserialize_bytes() deserialize_byte_buf() deserialize_option() deserialize_unit() deserialize_seq()
+        deserialize_map() deserialize_identifier() deserialize_tuple(len: usize)
+        deserialize_unit_struct(name: &'static str) deserialize_newtype_struct(name: &'static str)
+        deserialize_tuple_struct(name: &'static str, len: usize)
+        deserialize_struct(name: &'static str, fields: &'static [&'static str])
+        deserialize_enum(name: &'static str, variants: &'static [&'static str])
+    }
+}
