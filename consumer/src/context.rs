@@ -171,6 +171,11 @@ impl Context {
         Ok(task_id)
     }
 
+    /// For whoever passes on what a handler in another process submits.
+    pub(crate) fn submissions(&self) -> mpsc::Sender<Submission> {
+        self.shared.submissions.clone()
+    }
+
     fn child_id(&self, signature: &Signature) -> String {
         let parent = Uuid::new_v5(&Uuid::NAMESPACE_OID, self.task_id().as_bytes());
         let call = serde_json::to_vec(signature).unwrap_or_default();

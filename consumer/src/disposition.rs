@@ -17,6 +17,10 @@ pub enum Outcome {
     Failed(TaskError),
     /// The handler panicked; with its words.
     Panicked(String),
+    /// The handler returned so many bytes of JSON, more than could be taken in.
+    TooLarge(usize),
+    /// The process that ran it alone died; how.
+    Died(String),
     /// It ran longer than its hard limit.
     TimeLimitExceeded(Duration),
     /// No handler of that name is registered here.
@@ -48,7 +52,7 @@ pub enum Disposition {
 /// Decides. `random` is 0 to 1, for the jitter.
 ///
 /// Errors of the handler and panics are retried while the policy grants it; what the next attempt would only meet again
-/// (a time limit, an unknown task, wrong arguments, a result that is too large) is given up at once.
+/// (a time limit, an unknown task, wrong arguments, a result that is too large, a process that died) is given up at once.
 #[must_use]
 pub fn decide(
     outcome: Outcome,
@@ -63,11 +67,14 @@ pub fn decide(
         }
         Disposition::Retry { error, wait: delay.unwrap_or_else(|| policy.delay(retries, random)) }
     };
+    let too_large = |bytes| {
+        let message = format!("the result has {bytes} bytes, {max_result_bytes} are allowed");
+        Disposition::GiveUp(ErrorInfo::new("ResultTooLarge", message))
+    };
     match outcome {
-        Outcome::Returned(result) if result.get().len() > max_result_bytes => {
-            let message = format!("the result has {} bytes, {max_result_bytes} are allowed", result.get().len());
-            Disposition::GiveUp(ErrorInfo::new("ResultTooLarge", message))
-        }
+        Outcome::Returned(result) if result.get().len() > max_result_bytes => too_large(result.get().len()),
+        Outcome::TooLarge(bytes) => too_large(bytes),
+        Outcome::Died(how) => Disposition::GiveUp(ErrorInfo::new("WorkerLost", how)),
         Outcome::Returned(result) => Disposition::Succeed(result),
         Outcome::Failed(TaskError::Retry { error, delay }) => retry(error, delay),
         Outcome::Failed(TaskError::Fail { error }) => Disposition::GiveUp(error),
@@ -122,6 +129,8 @@ mod tests {
             (Outcome::Failed(TaskError::fail("Bad", "m")), "Bad"),
             (Outcome::TimeLimitExceeded(Duration::from_secs(1)), "TimeLimitExceeded"),
             (Outcome::NotRegistered("ghost".into()), "NotRegistered"),
+            (Outcome::TooLarge(11), "ResultTooLarge"),
+            (Outcome::Died("signal 6".into()), "WorkerLost"),
             (Outcome::Returned(RawValue::from_string("\"0123456789\"".into()).unwrap()), "ResultTooLarge"),
         ];
         for (outcome, kind) in outcomes {

@@ -6,6 +6,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use protocol::retry::RetryPolicy;
+use serde::{Deserialize, Serialize};
 
 /// A task's defaults. What the caller of a task says wins over retries and time limits here, and these win over the
 /// worker's settings.
@@ -45,7 +46,7 @@ pub enum Execution {
 }
 
 /// What an isolated handler's process may use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResourceLimits {
     /// Bytes of private writable memory of each process (`RLIMIT_DATA`).
     pub memory: u64,

@@ -3,9 +3,12 @@
 //! One direction: `intake` admits a delivery, `run` runs it, `settle` publishes what follows and then acks.
 
 pub(crate) mod child;
+mod children;
+mod gates;
 mod health;
 mod heartbeat;
 mod intake;
+mod pools;
 mod run;
 mod runs;
 mod settle;
@@ -24,8 +27,10 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::gates::Gates;
 use self::health::Health;
 use self::intake::Intake;
+use self::pools::Pools;
 use self::runs::Runs;
 use self::settle::Settle;
 use crate::config::Config;
@@ -51,11 +56,12 @@ struct Worker {
     registry: Registry,
     runs: Runs<Delivery>,
     slots: Arc<Semaphore>,
+    gates: Gates,
     settle: Settle,
     /// The runs, so that the end can wait for them.
     tracker: TaskTracker,
     /// Where handlers run: their own threads, so that one that blocks stops no ack, no heartbeat and no time limit.
-    handlers: runtime::Handle,
+    pools: Pools,
     /// Cancelled when no more tasks are taken.
     stop: CancellationToken,
     /// Cancelled when the grace is over: what still runs is abandoned, unacked.
@@ -74,7 +80,9 @@ pub(crate) async fn serve(config: Config, registry: Registry) -> anyhow::Result<
     let (publisher, publishing) = Publisher::new(broker.clone(), table.clone());
     let (consuming, deliveries, consuming_link) = SubscriptionTask::new(broker, subscribe(&config, table));
     let handlers = HandlerThreads::start()?;
-    let worker = Arc::new(Worker::new(config, registry, publisher.clone(), handlers.handle()?));
+    let exhausted = CancellationToken::new();
+    let pools = Pools::new(handlers.handle()?, config.blocking_threads, exhausted.clone());
+    let worker = Arc::new(Worker::new(config, registry, publisher.clone(), pools));
 
     let (stop, close) = (worker.stop.clone(), CancellationToken::new());
     let (faults, mut fatal) = mpsc::channel(2);
@@ -91,7 +99,7 @@ pub(crate) async fn serve(config: Config, registry: Registry) -> anyhow::Result<
     links.spawn(async move { drop(server.await) });
     tracing::info!(worker = %worker.config.worker_name, %listen, queues = ?worker.config.queues, "worker serves");
 
-    let ended = until_told(&mut fatal).await;
+    let ended = until_told(&mut fatal, &exhausted).await;
     stop.cancel();
     worker.finish().await;
     close.cancel();
@@ -99,19 +107,21 @@ pub(crate) async fn serve(config: Config, registry: Registry) -> anyhow::Result<
     let _ = timeout(CLOSE, handle.stop(false)).await;
     let _ = timeout(CLOSE, links.wait()).await;
     tracing::info!("worker ends");
-    ended.map(|()| Ended::Stopped)
+    ended
 }
 
 impl Worker {
-    fn new(config: Config, registry: Registry, publisher: Publisher, handlers: runtime::Handle) -> Self {
+    fn new(config: Config, registry: Registry, publisher: Publisher, pools: Pools) -> Self {
+        let Config { blocking_threads, child_processes, concurrency, .. } = config;
         Self {
+            gates: Gates::new(registry.options(), blocking_threads, child_processes, concurrency),
+            pools,
             settle: Settle::new(publisher, config.topology.clone(), config.worker_name.clone()),
             slots: Arc::new(Semaphore::new(usize::from(config.concurrency))),
             config,
             registry,
             runs: Runs::default(),
             tracker: TaskTracker::new(),
-            handlers,
             stop: CancellationToken::new(),
             abandon: CancellationToken::new(),
         }
@@ -175,9 +185,10 @@ fn subscribe(config: &Config, table: Table) -> Subscribe {
     Subscribe { table, queues, consumer_tag: config.worker_name.clone() }
 }
 
-async fn until_told(fatal: &mut mpsc::Receiver<Fault>) -> anyhow::Result<()> {
+async fn until_told(fatal: &mut mpsc::Receiver<Fault>, exhausted: &CancellationToken) -> anyhow::Result<Ended> {
     tokio::select! {
-        () = next_signal() => Ok(()),
+        () = next_signal() => Ok(Ended::Stopped),
+        () = exhausted.cancelled() => Ok(Ended::Restart),
         Some(fault) = fatal.recv() => Err(fault.into()),
     }
 }

@@ -30,6 +30,12 @@ pub const REPLY: &str = "errand-reply";
 pub const REPLY_DURABLE: &str = "durable";
 /// Header, integer: how many times the producer has published this task, for telling a late loss from a new one.
 pub const PUBLISH: &str = "errand-publish";
+/// Header, true: workers died while they had it, so it runs in a process of its own. Only for a message that is sent on,
+/// which the broker counts anew.
+pub const SUSPECT: &str = "errand-suspect";
+
+/// From the second return by workers that died, a message is suspected (DESIGN section 2).
+const SUSPECT_AFTER: u64 = 2;
 
 /// No header value of ours is longer (DESIGN section 3).
 pub const MAX_HEADER_BYTES: usize = 2 * 1024;
@@ -98,6 +104,25 @@ pub enum ContentFault {
 }
 
 impl Message {
+    /// Whether workers may have died of it. A hint only: what was beside the one that killed them counts too, and so does
+    /// what a worker gave back as it ended.
+    #[must_use]
+    pub fn is_suspect(&self) -> bool {
+        let headers = &self.properties.headers;
+        let returns = headers.get("x-delivery-count").and_then(Value::as_u64);
+        returns.is_some_and(|count| count >= SUSPECT_AFTER) || headers.get(SUSPECT) == Some(&Value::Bool(true))
+    }
+
+    /// Keeps the suspicion on a message that goes back to wait, or drops it.
+    pub fn set_suspect(&mut self, suspect: bool) {
+        let headers = &mut self.properties.headers;
+        if suspect {
+            headers.insert(SUSPECT.to_owned(), Value::Bool(true));
+        } else {
+            headers.remove(SUSPECT);
+        }
+    }
+
     /// The bytes of the JSON body, inflated if need be. That they are JSON is not checked.
     ///
     /// # Errors

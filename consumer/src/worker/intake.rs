@@ -6,19 +6,24 @@ use std::time::Duration;
 use protocol::amqp::Delivery;
 use protocol::message::Message;
 use protocol::reply::ErrorInfo;
+use protocol::retry::RetryPolicy;
 use protocol::task::{Task, Undecodable};
 use time::OffsetDateTime;
 use tokio::sync::mpsc;
 
 use super::Worker;
-use super::run::run;
+use super::gates::{Entry, Place};
+use super::run::Attempt;
 use super::runs::{Admission, Key};
 use super::settle::{Due, Followup, Origin, settle};
 use crate::disposition::{Disposition, Outcome, decide};
 use crate::handler::TaskError;
+use crate::registry::ErasedHandler;
 
 /// Waits shorter than this are held here; the broker's shortest delay is a second.
 const HOLD: Duration = Duration::from_secs(1);
+/// When a task that found no process or thread is tried again.
+const NOT_STARTED: Duration = Duration::from_secs(4);
 
 pub(super) struct Intake {
     worker: Arc<Worker>,
@@ -102,32 +107,72 @@ async fn attempt(worker: &Arc<Worker>, key: &Key, task: &Task, message: &Message
         return worker.settle.publish(&origin, Followup::Forward(wait)).await;
     }
     tokio::time::sleep(wait).await;
+    let started_at = OffsetDateTime::now_utc();
+    let handler = match handler_of(worker, task, started_at) {
+        Ok(handler) => handler,
+        Err(outcome) => return dispose(worker, &origin, outcome, RetryPolicy::default(), started_at).await,
+    };
+    let policy = task.retry.unwrap_or_default();
+    let place = Place::of(handler.options(), message.is_suspect());
+    let entered = worker.stop.run_until_cancelled(worker.gates.enter(&task.task, place)).await;
+    let pass = match entered {
+        None => return Due::Requeue,
+        Some(Entry::Later(wait)) => {
+            metrics::counter!("errand_sent_back_total", "task" => task.task.clone()).increment(1);
+            return worker.settle.publish(&origin, Followup::Forward(wait)).await;
+        }
+        Some(Entry::Now(pass)) => pass,
+    };
     let Ok(_slot) = worker.slots.acquire().await else { return Due::Requeue };
     if worker.stop.is_cancelled() {
         return Due::Requeue;
     }
     let started_at = OffsetDateTime::now_utc();
-    let outcome = outcome(worker, key, task, started_at).await;
-    let policy = task.retry.unwrap_or_default();
-    let disposition = decide(outcome, &policy, task.retries, worker.config.max_result_bytes, fastrand::f64());
-    worker.settle.publish(&origin, Followup::Disposed(disposition, started_at)).await
+    let run = Attempt { worker, key, origin: &origin, handler, place, started_at };
+    match run.run(pass).await {
+        Ok(outcome) => {
+            let outcome = unless_stopping(outcome, worker.stop.is_cancelled());
+            dispose(worker, &origin, outcome, policy, started_at).await
+        }
+        Err(error) => {
+            tracing::error!(task_id = %task.id, task = %task.task, %error, "a task could not be started");
+            worker.settle.publish(&origin, Followup::Forward(NOT_STARTED)).await
+        }
+    }
 }
 
-async fn outcome(worker: &Arc<Worker>, key: &Key, task: &Task, started_at: OffsetDateTime) -> Outcome {
-    if task.expires.is_some_and(|expires| expires <= started_at) {
-        return Outcome::Expired;
+async fn dispose(
+    worker: &Worker,
+    origin: &Origin<'_>,
+    outcome: Outcome,
+    policy: RetryPolicy,
+    started_at: OffsetDateTime,
+) -> Due {
+    let retries = origin.task.retries;
+    let disposition = decide(outcome, &policy, retries, worker.config.max_result_bytes, fastrand::f64());
+    worker.settle.publish(origin, Followup::Disposed(disposition, started_at)).await
+}
+
+/// The handler, or why the task is not run at all.
+fn handler_of(worker: &Worker, task: &Task, now: OffsetDateTime) -> Result<Arc<dyn ErasedHandler>, Outcome> {
+    if task.expires.is_some_and(|expires| expires <= now) {
+        return Err(Outcome::Expired);
     }
     if !task.embed.is_empty() {
         let message = "callbacks, chains and chords are not supported; nothing was run";
-        return Outcome::Failed(TaskError::fail("UnsupportedWorkflow", message));
+        return Err(Outcome::Failed(TaskError::fail("UnsupportedWorkflow", message)));
     }
-    let Some(handler) = worker.registry.get(&task.task) else {
-        return Outcome::NotRegistered(task.task.clone());
-    };
-    match run(worker, key, task, handler, started_at).await {
-        // Only a shutdown lets an attempt not count, whatever the handler says.
-        Outcome::Failed(TaskError::Interrupted { error }) if !worker.stop.is_cancelled() => {
+    worker.registry.get(&task.task).ok_or_else(|| Outcome::NotRegistered(task.task.clone()))
+}
+
+/// Only a shutdown lets an attempt not count, whatever the handler says; and then a child's death is nobody's fault.
+fn unless_stopping(outcome: Outcome, stopping: bool) -> Outcome {
+    match outcome {
+        Outcome::Failed(TaskError::Interrupted { error }) if !stopping => {
             Outcome::Failed(TaskError::Retry { error, delay: None })
+        }
+        Outcome::Died(message) if stopping => {
+            Outcome::Failed(TaskError::Interrupted { error: ErrorInfo::new("WorkerShutdown", message) })
         }
         outcome => outcome,
     }

@@ -1,81 +1,131 @@
-//! Runs one attempt: its handler in a task of its own, its time limits, its progress. Panics end here.
+//! Runs one attempt: its handler in its place, its time limits, its progress, its children. Panics end here.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt;
+use futures_util::stream::poll_fn;
 use protocol::reply::{Progress, Report};
 use protocol::task::Task;
 use time::OffsetDateTime;
 use time::macros::datetime;
-use tokio::sync::watch;
-use tokio::task::JoinError;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until};
-use tokio_util::task::AbortOnDropHandle;
+use tracing::{Instrument, Span};
 
 use super::Worker;
+use super::child::{self, NotStarted};
+use super::gates::{Pass, Place};
 use super::runs::Key;
-use crate::context::{Cancelled, Context, ContextParts};
+use super::settle::Origin;
+use crate::context::{Cancelled, Context, ContextParts, Submission};
 use crate::disposition::Outcome;
-use crate::registry::{CallError, ErasedHandler};
+use crate::options::Execution;
+use crate::registry::ErasedHandler;
 
 /// A task that ends sooner is not announced as STARTED: a quick one costs two messages, not four.
 const ANNOUNCE_AFTER: Duration = Duration::from_millis(50);
 /// At most five reports of progress a second.
 const PROGRESS_EVERY: Duration = Duration::from_millis(200);
+/// Children of one run that are on their way to the broker at once.
+const SUBMISSIONS: usize = 32;
 
-type Called = Result<Result<Box<serde_json::value::RawValue>, CallError>, JoinError>;
-
-/// Runs the handler to its end or to its hard limit.
-pub(super) async fn run(
-    worker: &Arc<Worker>,
-    key: &Key,
-    task: &Task,
-    handler: Arc<dyn ErasedHandler>,
-    started_at: OffsetDateTime,
-) -> Outcome {
-    let started = Instant::now();
-    let hard = task.time_limit.unwrap_or(worker.config.time_limit).min(worker.config.max_time_limit);
-    let parts = ContextParts {
-        task_id: task.id.clone(),
-        task: task.task.clone(),
-        attempt: task.retries,
-        worker: worker.config.worker_name.clone(),
-        deadline: Some(started + hard),
-    };
-    metrics::counter!("errand_runs_started_total").increment(1);
-    let (context, control, _submissions) = Context::new(parts);
-    let progress = control.progress();
-    worker.runs.control(key, control);
-    // A task and threads of its own: a panic ends it alone, and a handler that never yields stops neither its own limits
-    // nor the worker's connections.
-    let call = handler.call(task.args.clone(), task.kwargs.clone(), context);
-    let mut handler = AbortOnDropHandle::new(worker.tracker.spawn_on(call, &worker.handlers));
-    let outcome = tokio::select! {
-        called = &mut handler => outcome_of(called),
-        () = sleep_until(started + hard) => Outcome::TimeLimitExceeded(hard),
-        never = announce(worker, task, progress, started_at) => match never {},
-        never = cancel_at(worker, key, task.soft_time_limit.map(|soft| started + soft.min(hard))) => match never {},
-    };
-    metrics::histogram!("errand_run_seconds").record(started.elapsed().as_secs_f64());
-    outcome
+/// One attempt that may start.
+pub(super) struct Attempt<'a> {
+    pub(super) worker: &'a Worker,
+    pub(super) key: &'a Key,
+    pub(super) origin: &'a Origin<'a>,
+    pub(super) handler: Arc<dyn ErasedHandler>,
+    pub(super) place: Place,
+    pub(super) started_at: OffsetDateTime,
 }
 
-fn outcome_of(called: Called) -> Outcome {
-    match called {
-        Ok(Ok(result)) => Outcome::Returned(result),
-        Ok(Err(error)) => Outcome::Failed(error.into()),
-        Err(error) => Outcome::Panicked(panic_message(error)),
+/// What ended a run, with when it may be tried again if it did not even start.
+pub(super) type Ran = Result<Outcome, NotStarted>;
+
+impl Attempt<'_> {
+    /// Runs the handler to its end or to its hard limit.
+    pub(super) async fn run(self, pass: Pass) -> Ran {
+        let (worker, task, options) = (self.worker, self.origin.task, self.handler.options());
+        let started = Instant::now();
+        let hard = task.time_limit.or(options.time_limit).unwrap_or(worker.config.time_limit);
+        let hard = hard.min(worker.config.max_time_limit);
+        let soft = task.soft_time_limit.or(options.soft_time_limit).map(|soft| soft.min(hard));
+        metrics::counter!("errand_runs_started_total").increment(1);
+        let (context, control, submissions) = Context::new(ContextParts {
+            task_id: task.id.clone(),
+            task: task.task.clone(),
+            attempt: task.retries,
+            worker: worker.config.worker_name.clone(),
+            deadline: Some(started + hard),
+        });
+        let progress = control.progress();
+        worker.runs.control(self.key, control);
+        let ended = tokio::select! {
+            ended = self.call(context, pass, started + hard, hard) => ended,
+            never = announce(worker, task, progress, self.started_at) => match never {},
+            never = cancel_at(worker, self.key, soft.map(|soft| started + soft)) => match never {},
+            never = submit(worker, self.origin, submissions) => match never {},
+        };
+        metrics::histogram!("errand_run_seconds").record(started.elapsed().as_secs_f64());
+        ended
+    }
+
+    async fn call(&self, context: Context, pass: Pass, deadline: Instant, hard: Duration) -> Ran {
+        let (worker, task) = (self.worker, self.origin.task);
+        let call = |context| {
+            let call = self.handler.clone().call(task.args.clone(), task.kwargs.clone(), context);
+            Box::pin(call.instrument(span(&task.id, &task.task, task.retries)))
+        };
+        let mut running = match self.place {
+            Place::Apart => return self.apart(&context, pass, deadline, hard).await,
+            Place::Among => worker.pools.among(call(context), pass),
+            Place::Thread => worker.pools.thread(call(context), pass)?,
+        };
+        tokio::select! {
+            outcome = running.outcome() => Ok(outcome),
+            () = sleep_until(deadline) => {
+                // A blocking handler that looks ends now.
+                worker.runs.cancel(self.key, Cancelled::SoftTimeLimit);
+                worker.pools.give_up(running, &task.task, &task.id);
+                Ok(Outcome::TimeLimitExceeded(hard))
+            }
+        }
+    }
+
+    async fn apart(&self, context: &Context, _pass: Pass, deadline: Instant, hard: Duration) -> Ran {
+        let limits = match self.handler.options().execution {
+            Execution::Isolated(limits) => Some(limits),
+            Execution::Async | Execution::Blocking => None,
+        };
+        let max_result = self.worker.config.max_result_bytes;
+        tokio::select! {
+            ended = child::run(self.origin.task, context, limits, max_result) => ended,
+            () = sleep_until(deadline) => Ok(Outcome::TimeLimitExceeded(hard)),
+        }
     }
 }
 
-fn panic_message(error: JoinError) -> String {
-    let Ok(payload) = error.try_into_panic() else { return "the handler's task was aborted".to_owned() };
-    let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_else(|| "the handler panicked".to_owned())
+/// What every log line of a handler says of its run.
+pub(super) fn span(task_id: &str, task: &str, attempt: u32) -> Span {
+    tracing::info_span!("task", task_id, task, attempt)
+}
+
+/// Publishes the children that the handler submits.
+async fn submit(worker: &Worker, origin: &Origin<'_>, mut submissions: mpsc::Receiver<Submission>) -> Infallible {
+    let submissions = poll_fn(move |cx| submissions.poll_recv(cx));
+    submissions
+        .for_each_concurrent(SUBMISSIONS, |submission| async {
+            let Submission { task_id, signature, done } = submission;
+            let _ = done.send(worker.settle.submit(origin, &task_id, &signature).await);
+        })
+        .await;
+    std::future::pending().await
 }
 
 /// Asks the handler to end; the hard limit follows.
-async fn cancel_at(worker: &Worker, key: &Key, soft_limit: Option<Instant>) -> std::convert::Infallible {
+async fn cancel_at(worker: &Worker, key: &Key, soft_limit: Option<Instant>) -> Infallible {
     if let Some(at) = soft_limit {
         sleep_until(at).await;
         worker.runs.cancel(key, Cancelled::SoftTimeLimit);
@@ -89,7 +139,7 @@ async fn announce(
     task: &Task,
     mut progress: watch::Receiver<Option<Progress>>,
     started_at: OffsetDateTime,
-) -> std::convert::Infallible {
+) -> Infallible {
     sleep(ANNOUNCE_AFTER).await;
     let mut seq = seq_at(started_at);
     worker.settle.announce(task, Report::Started, seq, started_at);

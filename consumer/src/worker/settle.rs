@@ -67,9 +67,9 @@ pub(super) async fn settle(deliveries: Vec<Delivery>, due: Due) {
 }
 
 pub(super) struct Settle {
-    publisher: Publisher,
+    pub(super) publisher: Publisher,
     topology: Topology,
-    worker: String,
+    pub(super) worker: String,
 }
 
 impl Settle {
@@ -81,7 +81,9 @@ impl Settle {
     pub(super) async fn publish(&self, origin: &Origin<'_>, followup: Followup) -> Due {
         let (publishes, due) = match followup {
             Followup::Forward(wait) => {
-                (vec![self.task_publish(forward_of(origin.message, wait), origin.queue)], Due::Forwarded)
+                let mut forward = forward_of(origin.message, wait);
+                forward.set_suspect(origin.message.is_suspect());
+                (vec![self.task_publish(forward, origin.queue)], Due::Forwarded)
             }
             Followup::Disposed(disposition, started_at) => {
                 let Some(publishes) = self.dispose(origin, disposition, started_at) else { return Due::Requeue };
@@ -153,7 +155,7 @@ impl Settle {
     }
 
     /// A task message goes to a delay queue when it names one, else straight to its queue.
-    fn task_publish(&self, message: Message, queue: &str) -> Publish {
+    pub(super) fn task_publish(&self, message: Message, queue: &str) -> Publish {
         let delayed = message.properties.headers.contains_key(DELAY);
         let exchange = if delayed { self.topology.delay() } else { self.topology.tasks() };
         Publish { exchange, routing_key: queue.to_owned(), message }

@@ -29,6 +29,8 @@ pub fn delay_level(wait: Duration) -> Option<(u32, Duration)> {
 #[must_use]
 pub fn retry_of(message: &Message, retries: u32, wait: Duration) -> Message {
     let mut retry = forward_of(message, wait);
+    // This attempt came to an end without killing anybody.
+    retry.set_suspect(false);
     let headers = &mut retry.properties.headers;
     headers.insert("retries".to_owned(), json!(retries));
     // The wait is counted by the broker: a second deadline by some worker's clock could only disagree.
