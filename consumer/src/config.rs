@@ -64,11 +64,11 @@ pub struct Settings {
     #[arg(long, env = "CONCURRENCY", default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..))]
     concurrency: u16,
 
-    /// Threads for tasks that block (default: four per CPU, at least eight)
+    /// Threads for tasks that block (default: four per CPU, at least 8)
     #[arg(long, env = "BLOCKING_THREADS", value_parser = clap::value_parser!(u16).range(1..))]
     blocking_threads: Option<u16>,
 
-    /// Processes for tasks that run apart (default: two per CPU, at least four)
+    /// Processes for tasks that run apart (default: four per CPU, at least 32)
     #[arg(long, env = "CHILD_PROCESSES", value_parser = clap::value_parser!(u16).range(1..))]
     child_processes: Option<u16>,
 
@@ -143,7 +143,7 @@ impl Settings {
             listen: self.consumer_listen,
             concurrency: self.concurrency,
             blocking_threads: self.blocking_threads.unwrap_or_else(|| per_cpu(4).max(8)),
-            child_processes: self.child_processes.unwrap_or_else(|| per_cpu(2).max(4)),
+            child_processes: self.child_processes.unwrap_or_else(|| per_cpu(4).max(32)),
             time_limit: self.time_limit,
             max_time_limit: self.max_time_limit,
             max_result_bytes: self.max_result_bytes,

@@ -8,6 +8,7 @@ mod block_thread;
 mod crash;
 mod echo;
 mod flaky;
+mod hold_slot;
 mod long_running_task;
 mod panic;
 mod seconds;
@@ -31,7 +32,11 @@ pub fn registry(settings: &TaskSettings) -> anyhow::Result<Registry> {
     if !settings.enable_fault_tasks {
         return Ok(tasks);
     }
-    Ok(tasks.register(block_thread::BlockThread).register(crash::Crash).register(panic::Panic))
+    Ok(tasks
+        .register(block_thread::BlockThread)
+        .register(crash::Crash)
+        .register(hold_slot::HoldSlot)
+        .register(panic::Panic))
 }
 
 #[cfg(test)]
@@ -41,7 +46,7 @@ mod tests {
     #[test]
     fn fault_tasks_are_there_on_demand_only() {
         let harmless = ["add", "always_fails", "echo", "flaky", "long_running_task", "sleep"];
-        let faults = ["block_thread", "crash", "panic"];
+        let faults = ["block_thread", "crash", "hold_slot", "panic"];
         assert!(registry(&TaskSettings::default()).unwrap().names().eq(harmless));
         let all = registry(&TaskSettings { enable_fault_tasks: true, ..TaskSettings::default() }).unwrap();
         assert!(harmless.iter().chain(&faults).all(|name| all.get(name).is_some()));

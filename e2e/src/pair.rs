@@ -24,6 +24,7 @@ pub struct Builder {
     producer: Env,
     consumer: Env,
     consumers: usize,
+    worker: String,
     producer_via: Option<SocketAddr>,
     consumer_via: Option<SocketAddr>,
 }
@@ -53,6 +54,13 @@ impl Builder {
     #[must_use]
     pub fn consumers(mut self, count: usize) -> Self {
         self.consumers = count;
+        self
+    }
+
+    /// The binary of the consumers, `consumer` if nothing is said.
+    #[must_use]
+    pub fn worker(mut self, binary: &str) -> Self {
+        binary.clone_into(&mut self.worker);
         self
     }
 
@@ -91,6 +99,7 @@ impl Builder {
             producer,
             consumers: Vec::new(),
             consumer_env,
+            worker: self.worker,
             store,
             broker: self.broker,
             vhost: self.vhost,
@@ -118,6 +127,7 @@ pub struct Pair {
     /// The consumers in the order of their start.
     pub consumers: Vec<Service>,
     consumer_env: Env,
+    worker: String,
     store: PathBuf,
     broker: Endpoint,
     vhost: String,
@@ -135,6 +145,7 @@ impl Pair {
             producer: Env::new(),
             consumer: Env::new(),
             consumers: 1,
+            worker: "consumer".to_owned(),
             producer_via: None,
             consumer_via: None,
         }
@@ -180,7 +191,7 @@ impl Pair {
         let mut all = self.consumer_env.clone();
         all.extend(env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
         let name = format!("consumer-{}", self.consumers.len() + 1);
-        let consumer = Service::start("consumer", &name, self.dir.path(), &all).await?;
+        let consumer = Service::start(&self.worker, &name, self.dir.path(), &all).await?;
         self.consumers.push(consumer);
         self.consumers.last_mut().context("just pushed")
     }

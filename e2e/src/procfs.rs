@@ -31,6 +31,34 @@ pub fn rss(pid: u32) -> Result<u64> {
     Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? * 1024)
 }
 
+/// The live processes whose parent is this one.
+pub fn children_of(parent: u32) -> Result<Vec<u32>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let path = entry?.path();
+        let Some(pid) = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        let stat = fs::read_to_string(path.join("stat")).unwrap_or_default();
+        if state_and_parent(&stat).is_some_and(|(state, of)| state != "Z" && of == parent) {
+            found.push(pid);
+        }
+    }
+    Ok(found)
+}
+
+/// Whether a process lives: a dead one that nobody waited for does not.
+#[must_use]
+pub fn lives(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    state_and_parent(&stat).is_some_and(|(state, _)| state != "Z")
+}
+
+fn state_and_parent(stat: &str) -> Option<(&str, u32)> {
+    let mut fields = stat[stat.rfind(')')? + 1..].split_whitespace();
+    Some((fields.next()?, fields.next()?.parse().ok()?))
+}
+
 /// The live processes with `directory` in their environment or command line: whoever was started for it.
 pub fn processes_of(directory: &Path) -> Result<Vec<u32>> {
     let needle = directory.as_os_str().as_encoded_bytes();
@@ -61,6 +89,7 @@ mod tests {
     fn a_bracket_in_the_name_shifts_no_field() {
         let stat = "7 (a) b (c) S 1 7 7 0 -1 4194560 1 2 3 4 150 25 10 5 20 0 1 0 99";
         assert_eq!(times(stat), Some(190));
+        assert_eq!(state_and_parent(stat), Some(("S", 1)));
     }
 
     #[test]

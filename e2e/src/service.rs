@@ -28,7 +28,7 @@ pub struct Service {
 }
 
 impl Service {
-    /// Starts `binary` (`producer` or `consumer`) in `dir` and waits until it is ready. `name` is for messages and the
+    /// Starts `binary` (the producer, or a worker) in `dir` and waits until it is ready. `name` is for messages and the
     /// log's file name. It gets a free port unless `env` has `PRODUCER_LISTEN` or `CONSUMER_LISTEN`.
     pub async fn start(binary: &str, name: &str, dir: &Path, env: &Env) -> Result<Self> {
         let mut tries = 0;
@@ -46,13 +46,13 @@ impl Service {
 
     /// Starts it and does not wait: for what happens when it cannot become ready.
     pub fn spawn(binary: &str, name: &str, dir: &Path, env: &Env) -> Result<Self> {
-        let listen = format!("{}_LISTEN", binary.to_uppercase());
+        let listen = if binary == "producer" { "PRODUCER_LISTEN" } else { "CONSUMER_LISTEN" };
         let mut env = env.clone();
-        let address = match env.get(&listen) {
+        let address = match env.get(listen) {
             Some(address) => address.parse().with_context(|| format!("{listen}={address}"))?,
             None => SocketAddr::from((Ipv4Addr::LOCALHOST, ports::free()?)),
         };
-        env.insert(listen, address.to_string());
+        env.insert(listen.to_owned(), address.to_string());
         env.entry("HOME".to_owned()).or_insert_with(|| dir.display().to_string());
         let log = dir.join(format!("{name}.log"));
         let (program, dir) = (built(binary)?, dir.to_owned());
@@ -149,6 +149,21 @@ impl Service {
         self.process.kill()?;
         self.process = Process::spawn(&self.launch)?;
         self.await_ready(READY).await
+    }
+
+    /// Does this work as a supervisor looks on: whenever the service has died it is started again. Says how often.
+    pub async fn supervise<T>(&mut self, work: impl Future<Output = Result<T>>) -> Result<(T, u32)> {
+        let (mut work, mut deaths) = (std::pin::pin!(work), 0);
+        loop {
+            tokio::select! {
+                done = &mut work => return Ok((done?, deaths)),
+                () = sleep(POLL) => {}
+            }
+            if self.process.try_wait()?.is_some() {
+                deaths += 1;
+                self.process = Process::spawn(&self.launch)?;
+            }
+        }
     }
 
     /// The CPU time, user and system, of the service and of its children that have ended.

@@ -185,30 +185,6 @@ async fn a_memory_alarm_stops_no_submit_and_loses_no_task() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_task_that_kills_its_workers_fails_and_says_so() -> Result<()> {
-    let mut pair = Pair::on(broker::shared().await?).consumer_env("ENABLE_FAULT_TASKS", "true").start().await?;
-    let id = pair.client().accepted(&json!({"task": "crash"})).await?;
-    let start = std::time::Instant::now();
-    let ended = loop {
-        let task = pair.client().get(&id).await?;
-        if e2e::client::is_terminal(&task) {
-            break task;
-        }
-        anyhow::ensure!(start.elapsed() < LONG * 3, "still {task:#}");
-        // A supervisor's work: whoever died is started again.
-        if pair.consumers[0].try_wait()?.is_some() {
-            pair.consumers[0].restart().await.ok();
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    };
-    assert_eq!((&ended["state"], &ended["error"]["type"]), (&json!("FAILURE"), &json!("WorkerLost")), "{ended:#}");
-    pair.consumers[0].restart().await?;
-    let id = pair.client().accepted(&json!({"task": "add", "args": [1, 2]})).await?;
-    assert_eq!(pair.client().await_terminal(&id, SOON).await?["result"], 3);
-    Ok(())
-}
-
-#[tokio::test]
 async fn a_worker_told_to_end_finishes_what_it_runs() -> Result<()> {
     let mut pair = Pair::on(broker::shared().await?).consumer_env("CONCURRENCY", "4").start().await?;
     let mut ids = Vec::new();

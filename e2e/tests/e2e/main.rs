@@ -1,5 +1,6 @@
 //! The running pair against a real RabbitMQ node, and the testbed itself.
 
+mod apart;
 mod bad_input;
 mod compose;
 mod documents;
