@@ -6,6 +6,7 @@ use std::time::Duration;
 use protocol::amqp::Delivery;
 use protocol::message::Message;
 use protocol::reply::ErrorInfo;
+use protocol::retry::RetryPolicy;
 use protocol::task::{Task, Undecodable};
 use time::OffsetDateTime;
 use tokio::sync::mpsc;
@@ -108,7 +109,7 @@ async fn attempt(worker: &Arc<Worker>, key: &Key, task: &Task, message: &Message
     }
     let started_at = OffsetDateTime::now_utc();
     let outcome = outcome(worker, key, task, started_at).await;
-    let policy = task.retry.unwrap_or_default();
+    let policy = task.retry.over(RetryPolicy::default());
     let disposition = decide(outcome, &policy, task.retries, worker.config.max_result_bytes, fastrand::f64());
     worker.settle.publish(&origin, Followup::Disposed(disposition, started_at)).await
 }

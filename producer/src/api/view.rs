@@ -1,5 +1,6 @@
 //! The task as the API shows it.
 
+use protocol::retry::RetryPolicy;
 use protocol::state::State;
 use protocol::timestamp::{from_unix_ms, rfc3339};
 use serde::Serialize;
@@ -54,7 +55,7 @@ impl TaskView {
             args: task.args.clone(),
             kwargs: task.kwargs.clone(),
             retries: row.retries,
-            max_retries: task.retry.max_retries,
+            max_retries: task.retry.over(RetryPolicy::default()).max_retries,
             progress: row.progress.clone(),
             result: row.result.clone(),
             error: row.error.clone(),

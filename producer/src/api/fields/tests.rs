@@ -28,7 +28,7 @@ fn refuse(body: &str) -> Vec<String> {
 fn only_the_task_is_required() {
     let task = accept(&json!({"task": "add"}));
     assert_eq!((task.queue.as_str(), task.priority, task.args.get(), task.kwargs.get()), ("default", 0, "[]", "{}"));
-    assert_eq!(task.retry, RetryPolicy::default());
+    assert_eq!(task.retry, RetryOptions::default());
     assert_eq!(task.id.len(), 36);
 }
 
@@ -42,7 +42,8 @@ fn every_field_is_taken() {
     assert_eq!((task.id.as_str(), task.queue.as_str(), task.priority), ("my-id_1", "mail", 9));
     assert_eq!((task.eta, task.expires), (Some(NOW + 1_500), Some(NOW + 60_000)));
     assert_eq!((task.time_limit, task.soft_time_limit), (Some(60.0), Some(50.0)));
-    assert_eq!((task.retry.max_retries, task.retry.backoff), (0, 2.0));
+    let chosen = RetryOptions { max_retries: Some(0), backoff: Some(2.0), ..RetryOptions::default() };
+    assert_eq!(task.retry, chosen, "the rest is the task's own");
     assert!(task.is_scheduled());
 }
 
@@ -81,6 +82,8 @@ fn each_bad_field_is_named() {
         (r#"{"task": "a", "time_limit": 5, "soft_time_limit": 6}"#, "/soft_time_limit"),
         (r#"{"task": "a", "task_id": "a b"}"#, "/task_id"),
         (r#"{"task": "a", "retry": {"max_retries": -1}}"#, "/retry"),
+        (r#"{"task": "a", "retry": {"max_retries": null}}"#, "/retry"),
+        (r#"{"task": "a", "retry": {"max_retries": 1001}}"#, "/retry"),
         (r#"{"task": "a", "retry": {"tries": 1}}"#, "/retry"),
         (r#"{"task": "a", "retry": [3, 1]}"#, "/retry"),
         (r#"{"task": "a", "retry": {"backoff": 1e9}}"#, "/retry"),
