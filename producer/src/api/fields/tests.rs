@@ -1,6 +1,7 @@
 //! Tests of the fields: what is taken, and how each bad one is named.
 
 use proptest::prelude::*;
+use protocol::retry::RetryPolicy;
 use serde_json::{Value, json};
 
 use super::*;
@@ -132,7 +133,7 @@ proptest! {
     fn whatever_is_accepted_can_be_shown(task in "\\PC{0,20}", queue in "[a-z]{0,5}", seconds in -10.0..1e10) {
         let body = json!({"task": task, "queue": queue, "countdown": seconds}).to_string();
         if let Ok(task) = parse(body.as_bytes(), &limits(), NOW) {
-            let view = super::super::view::TaskView::new(&task.into(), None);
+            let view = super::super::view::TaskView::new(&task.into(), RetryPolicy::default(), None);
             prop_assert!(serde_json::to_string(&view).is_ok());
         }
     }
