@@ -61,7 +61,8 @@ impl Api {
     fn view(&self, row: &TaskRow) -> view::TaskView {
         let service = self.workers.service(&row.accepted.queue, &row.accepted.task);
         let reason = reason(row, &self.link.borrow(), service);
-        view::TaskView::new(row, reason)
+        let own = self.workers.retry(&row.accepted.task).unwrap_or_default();
+        view::TaskView::new(row, own, reason)
     }
 }
 

@@ -139,7 +139,7 @@ impl Relay {
             soft_time_limit: task.soft_time_limit.map(Duration::from_secs_f64),
             reply_to: Some(&self.reply_to),
             durable_reply: true,
-            retry: Some(task.retry),
+            retry: task.retry,
             publish: Some(task.publish),
             origin: &self.origin,
             root_id: None,

@@ -18,7 +18,7 @@ mod write;
 mod writer;
 
 use protocol::reply::Reply;
-use protocol::retry::RetryPolicy;
+use protocol::retry::RetryOptions;
 use protocol::state::State;
 use serde_json::value::RawValue;
 
@@ -46,8 +46,8 @@ pub struct NewTask {
     pub args: Box<RawValue>,
     /// A JSON object.
     pub kwargs: Box<RawValue>,
-    /// How failed attempts are retried.
-    pub retry: RetryPolicy,
+    /// What its caller chose of how failed attempts are retried.
+    pub retry: RetryOptions,
     /// Seconds.
     pub time_limit: Option<f64>,
     /// Seconds.
@@ -173,8 +173,8 @@ pub struct DueTask {
     pub args: Box<RawValue>,
     /// A JSON object.
     pub kwargs: Box<RawValue>,
-    /// How failed attempts are retried.
-    pub retry: RetryPolicy,
+    /// What its caller chose of how failed attempts are retried.
+    pub retry: RetryOptions,
     /// Seconds.
     pub time_limit: Option<f64>,
     /// Seconds.

@@ -1,4 +1,6 @@
-//! Who is alive: the workers' heartbeats, in memory.
+//! Who is alive, and which task types were announced: the workers' heartbeats, in memory.
+
+mod task_types;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -6,16 +8,44 @@ use std::time::Instant;
 
 use protocol::amqp::Delivery;
 use protocol::heartbeat::{HEARTBEAT_INTERVAL, HEARTBEAT_TTL, Heartbeat};
+use protocol::message::Message;
+use protocol::retry::RetryPolicy;
+use serde_json::Value;
 use tokio::sync::mpsc;
+
+use self::task_types::TaskTypes;
 
 /// The most workers remembered, whoever speaks on the exchange.
 const MAX_WORKERS: usize = 10_000;
+/// The most bytes that their latest heartbeats had together. Schemas count, but are kept once a type.
+const MAX_BYTES: usize = 64 * 1024 * 1024;
+/// A larger message is no heartbeat: a thousand running tasks and a few hundred types stay well below.
+const MAX_HEARTBEAT_BYTES: usize = 1024 * 1024;
 
 /// The workers that were heard of lately; clones share it.
 #[derive(Clone)]
 pub struct Workers {
-    heard: Arc<Mutex<HashMap<String, (Instant, Heartbeat)>>>,
+    heard: Arc<Mutex<Heard>>,
     since: Instant,
+}
+
+#[derive(Default)]
+struct Heard {
+    workers: HashMap<String, Alive>,
+    types: TaskTypes,
+}
+
+/// A worker's latest heartbeat, without its schemas.
+struct Alive {
+    at: Instant,
+    bytes: usize,
+    heartbeat: Heartbeat,
+}
+
+impl Alive {
+    fn is_alive(&self, now: Instant) -> bool {
+        now.duration_since(self.at) < HEARTBEAT_TTL
+    }
 }
 
 /// What is known of a queue's workers.
@@ -41,23 +71,42 @@ impl Workers {
     /// Listens until the deliveries end.
     pub async fn run(self, mut deliveries: mpsc::Receiver<Delivery>) {
         while let Some(delivery) = deliveries.recv().await {
-            match Heartbeat::decode(&delivery.message) {
-                Ok(heartbeat) => self.hear(heartbeat, Instant::now()),
-                Err(error) => tracing::warn!(%error, "not a heartbeat"),
-            }
+            self.read(&delivery.message, Instant::now());
             delivery.ack().await;
         }
     }
 
-    fn hear(&self, heartbeat: Heartbeat, now: Instant) {
-        let mut heard = self.lock();
-        heard.retain(|_, (at, _)| now.duration_since(*at) < HEARTBEAT_TTL);
-        if heartbeat.stopping {
-            heard.remove(&heartbeat.worker);
-        } else if heard.len() < MAX_WORKERS || heard.contains_key(&heartbeat.worker) {
-            heard.insert(heartbeat.worker.clone(), (now, heartbeat));
+    fn read(&self, message: &Message, now: Instant) {
+        let bytes = message.body.len();
+        if bytes > MAX_HEARTBEAT_BYTES {
+            tracing::warn!(bytes, "too large for a heartbeat");
+            return;
         }
-        metrics::gauge!("errand_workers").set(u32::try_from(heard.len()).unwrap_or(u32::MAX));
+        match Heartbeat::decode(message) {
+            Ok(heartbeat) => self.hear(heartbeat, bytes, now),
+            Err(error) => tracing::warn!(%error, "not a heartbeat"),
+        }
+    }
+
+    fn hear(&self, mut heartbeat: Heartbeat, bytes: usize, now: Instant) {
+        let mut heard = self.lock();
+        let Heard { workers, types } = &mut *heard;
+        for task in &mut heartbeat.tasks {
+            types.learn(task, now);
+            (task.arguments, task.result) = (Value::Null, Value::Null);
+        }
+        workers.retain(|name, alive| alive.is_alive(now) && *name != heartbeat.worker);
+        let held: usize = workers.values().map(|alive| alive.bytes).sum();
+        if !heartbeat.stopping && workers.len() < MAX_WORKERS && held + bytes <= MAX_BYTES {
+            workers.insert(heartbeat.worker.clone(), Alive { at: now, bytes, heartbeat });
+        }
+        metrics::gauge!("errand_workers").set(u32::try_from(workers.len()).unwrap_or(u32::MAX));
+    }
+
+    /// How tasks of that name are retried when their caller does not say, as a worker announced it, alive or gone.
+    #[must_use]
+    pub fn retry(&self, task: &str) -> Option<RetryPolicy> {
+        self.lock().types.retry(task)
     }
 
     /// Whether anybody alive runs that task from that queue.
@@ -68,21 +117,20 @@ impl Workers {
 
     fn service_at(&self, queue: &str, task: &str, now: Instant) -> Service {
         let heard = self.lock();
-        let alive = heard.values().filter(|(at, _)| now.duration_since(*at) < HEARTBEAT_TTL);
-        let mut serving =
-            alive.filter(|(_, heartbeat)| heartbeat.queues.iter().any(|served| served == queue)).peekable();
+        let alive = heard.workers.values().filter(|alive| alive.is_alive(now)).map(|alive| &alive.heartbeat);
+        let mut serving = alive.filter(|heartbeat| heartbeat.queues.iter().any(|served| served == queue)).peekable();
         if serving.peek().is_none() {
             let settled = now.duration_since(self.since) > HEARTBEAT_INTERVAL;
-            return if settled || !heard.is_empty() { Service::Unserved } else { Service::Undecided };
+            return if settled || !heard.workers.is_empty() { Service::Unserved } else { Service::Undecided };
         }
-        if serving.any(|(_, heartbeat)| heartbeat.tasks.iter().any(|known| known.name == task)) {
+        if serving.any(|heartbeat| heartbeat.tasks.iter().any(|known| known.name == task)) {
             Service::Served
         } else {
             Service::Unknown
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, (Instant, Heartbeat)>> {
+    fn lock(&self) -> MutexGuard<'_, Heard> {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -93,7 +141,7 @@ mod tests {
     use protocol::heartbeat::TaskType;
     use std::time::Duration;
 
-    fn task_type(name: &str) -> TaskType {
+    pub(super) fn task_type(name: &str) -> TaskType {
         TaskType {
             name: name.to_owned(),
             arguments: serde_json::Value::Bool(true),
@@ -126,7 +174,7 @@ mod tests {
         let workers = Workers::new();
         let now = Instant::now();
         assert_eq!(workers.service_at("default", "add", now), Service::Undecided);
-        workers.hear(heartbeat(&["default"], false), now);
+        workers.hear(heartbeat(&["default"], false), 300, now);
         assert_eq!(workers.service_at("default", "add", now), Service::Served);
         assert_eq!(workers.service_at("default", "other", now), Service::Unknown);
         assert_eq!(workers.service_at("mail", "add", now), Service::Unserved);
@@ -138,8 +186,36 @@ mod tests {
     fn a_worker_that_says_goodbye_is_gone_at_once() {
         let workers = Workers::new();
         let now = Instant::now();
-        workers.hear(heartbeat(&["default"], false), now);
-        workers.hear(heartbeat(&["default"], true), now);
+        workers.hear(heartbeat(&["default"], false), 300, now);
+        workers.hear(heartbeat(&["default"], true), 300, now);
         assert_eq!(workers.service_at("default", "add", now + Duration::from_secs(6)), Service::Unserved);
+    }
+
+    #[test]
+    fn a_type_is_remembered_when_its_worker_is_gone() {
+        let workers = Workers::new();
+        let now = Instant::now();
+        workers.hear(heartbeat(&["default"], false), 300, now);
+        workers.hear(heartbeat(&["default"], true), 300, now);
+        assert_eq!(workers.retry("add"), Some(RetryPolicy::default()));
+        assert_eq!(workers.retry("other"), None);
+    }
+
+    #[test]
+    fn heartbeats_of_strangers_fill_no_memory() {
+        let workers = Workers::new();
+        let now = Instant::now();
+        for number in 0..100 {
+            let worker = format!("w{number}");
+            workers.hear(Heartbeat { worker, ..heartbeat(&["default"], false) }, MAX_HEARTBEAT_BYTES, now);
+        }
+        assert_eq!(workers.lock().workers.len(), MAX_BYTES / MAX_HEARTBEAT_BYTES);
+        let mut message = heartbeat(&["mail"], false).encode().unwrap();
+        message.body.resize(MAX_HEARTBEAT_BYTES + 1, b' ');
+        workers.read(&message, now + HEARTBEAT_TTL);
+        assert_eq!(workers.service_at("mail", "add", now + HEARTBEAT_TTL), Service::Unserved);
+        message.body.truncate(MAX_HEARTBEAT_BYTES);
+        workers.read(&message, now + HEARTBEAT_TTL);
+        assert_eq!(workers.service_at("mail", "add", now + HEARTBEAT_TTL), Service::Served);
     }
 }

@@ -18,7 +18,7 @@ pub const CONTENT_TYPE: &str = "application/json";
 /// The content encoding that is emitted; on receipt it says nothing, JSON is UTF-8.
 pub const CONTENT_ENCODING: &str = "utf-8";
 
-/// Header, table: the [`crate::retry::RetryPolicy`].
+/// Header, table: the [`crate::retry::RetryOptions`] that were chosen; none when none were.
 pub const RETRY: &str = "errand-retry";
 /// Header, string such as `4s`: the level of the delay queue that a message waits in.
 pub const DELAY: &str = "errand-delay";

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::{Map, Value, json};
 
 /// No delay is longer: 2^31 s, about 68 years. It keeps milliseconds within an integer whatever the policy says.
 pub const MAX_DELAY: Duration = Duration::from_secs(1 << 31);
@@ -23,21 +23,22 @@ pub struct RetryPolicy {
     pub jitter: bool,
 }
 
-/// The fields of a [`RetryPolicy`] that the caller of a task chose; the others are the task's own.
+/// The fields of a [`RetryPolicy`] that the caller of a task chose; the others are the task's own, which only its worker
+/// knows. A null is no choice and is refused: to Celery's users no bound means to retry for ever.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RetryOptions {
     /// Attempts after the first one.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "chosen")]
     pub max_retries: Option<u32>,
     /// Seconds before the first retry.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "chosen")]
     pub backoff: Option<f64>,
     /// The most seconds that a retry waits.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "chosen")]
     pub backoff_max: Option<f64>,
     /// Whether a random part is added.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "chosen")]
     pub jitter: Option<bool>,
 }
 
@@ -52,6 +53,39 @@ impl RetryOptions {
             jitter: self.jitter.unwrap_or(own.jitter),
         }
     }
+
+    /// What was chosen as header table, `None` when nothing was. What JSON cannot hold becomes a number with the same
+    /// effect on [`RetryPolicy::delay`].
+    #[must_use]
+    pub fn header(&self) -> Option<Value> {
+        let seconds = |seconds: f64| json!(non_negative(seconds).min(f64::MAX));
+        let fields = [
+            ("max_retries", self.max_retries.map(Value::from)),
+            ("backoff", self.backoff.map(seconds)),
+            ("backoff_max", self.backoff_max.map(seconds)),
+            ("jitter", self.jitter.map(Value::from)),
+        ];
+        let chosen: Map<String, Value> =
+            fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect();
+        (!chosen.is_empty()).then_some(chosen.into())
+    }
+}
+
+impl From<RetryPolicy> for RetryOptions {
+    /// Every field is chosen.
+    fn from(policy: RetryPolicy) -> Self {
+        let RetryPolicy { max_retries, backoff, backoff_max, jitter } = policy;
+        Self {
+            max_retries: Some(max_retries),
+            backoff: Some(backoff),
+            backoff_max: Some(backoff_max),
+            jitter: Some(jitter),
+        }
+    }
+}
+
+fn chosen<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
 }
 
 impl Default for RetryPolicy {
@@ -72,17 +106,6 @@ impl RetryPolicy {
         let wait = (non_negative(self.backoff) * factor).min(non_negative(self.backoff_max));
         let jitter = if self.jitter { non_negative(random).min(1.0) / 4.0 } else { 0.0 };
         Duration::try_from_secs_f64(wait * (1.0 + jitter)).map_or(MAX_DELAY, |delay| delay.min(MAX_DELAY))
-    }
-
-    /// The policy as header table. What JSON cannot hold becomes a number with the same effect on [`Self::delay`].
-    #[must_use]
-    pub fn header(&self) -> Value {
-        json!({
-            "max_retries": self.max_retries,
-            "backoff": non_negative(self.backoff).min(f64::MAX),
-            "backoff_max": non_negative(self.backoff_max).min(f64::MAX),
-            "jitter": self.jitter,
-        })
     }
 }
 
@@ -118,12 +141,22 @@ mod tests {
     }
 
     #[test]
-    fn fields_left_out_take_their_defaults_and_unknown_ones_are_refused() {
-        let policy: RetryPolicy = serde_json::from_str(r#"{"max_retries": 7}"#).unwrap();
-        assert_eq!(policy, RetryPolicy { max_retries: 7, ..RetryPolicy::default() });
-        assert_eq!(serde_json::from_str::<RetryPolicy>("{}").unwrap(), RetryPolicy::default());
-        assert!(serde_json::from_str::<RetryPolicy>(r#"{"max_retry": 7}"#).is_err());
-        assert!(serde_json::from_str::<RetryPolicy>(r#"{"max_retries": -1}"#).is_err());
+    fn fields_left_out_are_the_tasks_own_and_unknown_ones_are_refused() {
+        let own = RetryPolicy { max_retries: 5, backoff: 9.0, backoff_max: 10.0, jitter: false };
+        let options = |json: &str| serde_json::from_str::<RetryOptions>(json);
+        let chosen = options(r#"{"max_retries": 7}"#).unwrap();
+        assert_eq!(chosen.over(own), RetryPolicy { max_retries: 7, ..own });
+        assert_eq!(options("{}").unwrap().over(own), own);
+        for bad in [r#"{"max_retry": 7}"#, r#"{"max_retries": -1}"#, r#"{"max_retries": null}"#, r#"{"jitter": 1}"#] {
+            assert!(options(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_header_holds_what_was_chosen() {
+        let chosen = RetryOptions { backoff: Some(2.0), ..RetryOptions::default() };
+        assert_eq!(chosen.header(), Some(json!({"backoff": 2.0})));
+        assert_eq!(RetryOptions::default().header(), None);
     }
 
     proptest! {
@@ -156,8 +189,9 @@ mod tests {
 
         #[test]
         fn the_header_has_the_same_effect(policy in any_policy(), retries in 0..2000_u32) {
-            let read: RetryPolicy = serde_json::from_value(policy.header()).unwrap();
-            prop_assert_eq!(read.delay(retries, 0.3), policy.delay(retries, 0.3));
+            let header = RetryOptions::from(policy).header().unwrap();
+            let read: RetryOptions = serde_json::from_value(header).unwrap();
+            prop_assert_eq!(read.over(RetryPolicy::default()).delay(retries, 0.3), policy.delay(retries, 0.3));
         }
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
 
-use crate::retry::RetryPolicy;
+use crate::retry::RetryOptions;
 
 mod decode;
 mod emit;
@@ -62,8 +62,8 @@ pub struct Task {
     pub reply_to: Option<String>,
     /// What replies carry back.
     pub correlation_id: Option<String>,
-    /// The retry policy, of our own producer only.
-    pub retry: Option<RetryPolicy>,
+    /// What its caller chose of the retry policy; a client of Celery's cannot choose.
+    pub retry: RetryOptions,
     /// What remains to be waited after a delay queue; never zero.
     pub delay_left: Option<Duration>,
     /// Whether `reply_to` outlives its producer, so that replies are persistent.

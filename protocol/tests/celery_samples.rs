@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use protocol::message::{ContentFault, Message, Properties};
 use protocol::reply::{ErrorInfo, Progress, Reply, Report};
-use protocol::retry::RetryPolicy;
+use protocol::retry::{RetryOptions, RetryPolicy};
 use protocol::task::{DecodeFault, Task, TaskMessage};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -118,7 +118,12 @@ fn every_recorded_request_decodes_but_pickle_and_protocol_1() {
         assert_eq!(text(task.correlation_id.as_deref()), properties["correlation_id"]);
         assert_eq!(task.eta.is_some(), !sample.header("eta").is_null(), "{}", sample.name);
         assert_eq!(task.expires.is_some(), !sample.header("expires").is_null(), "{}", sample.name);
-        assert!(task.retry.is_none() && task.delay_left.is_none() && task.publish.is_none() && !task.durable_reply);
+        assert!(
+            task.retry == RetryOptions::default()
+                && task.delay_left.is_none()
+                && task.publish.is_none()
+                && !task.durable_reply
+        );
     }
 }
 
@@ -217,7 +222,7 @@ fn emitted(args: &str, kwargs: &str) -> Message {
     let (args, kwargs) = (raw(args), raw(kwargs));
     let task = TaskMessage {
         reply_to: Some("r"),
-        retry: Some(RetryPolicy::default()),
+        retry: RetryPolicy::default().into(),
         publish: Some(1),
         ..TaskMessage::of("i", "tasks.add", &args, &kwargs)
     };

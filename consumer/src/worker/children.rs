@@ -56,6 +56,7 @@ impl Settle {
         let message = TaskMessage {
             priority: signature.priority,
             expires: after(signature.expires),
+            retry: signature.retry,
             time_limit: signature.time_limit,
             soft_time_limit: signature.soft_time_limit,
             origin: &self.worker,

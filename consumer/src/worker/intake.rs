@@ -112,7 +112,7 @@ async fn attempt(worker: &Arc<Worker>, key: &Key, task: &Task, message: &Message
         Ok(handler) => handler,
         Err(outcome) => return dispose(worker, &origin, outcome, RetryPolicy::default(), started_at).await,
     };
-    let policy = task.retry.unwrap_or_default();
+    let policy = task.retry.over(handler.options().retry.unwrap_or_default());
     let place = Place::of(handler.options(), message.is_suspect());
     let entered = worker.stop.run_until_cancelled(worker.gates.enter(&task.task, place)).await;
     let pass = match entered {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use actix_web::http::StatusCode;
 use protocol::json::{self, JsonFault};
-use protocol::retry::RetryPolicy;
+use protocol::retry::RetryOptions;
 use serde::Deserialize;
 use serde::de::{MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -222,19 +222,19 @@ fn task_id(raw: &RawValue) -> Result<String, String> {
     Ok(id)
 }
 
-fn retry(raw: &RawValue) -> Result<RetryPolicy, String> {
+fn retry(raw: &RawValue) -> Result<RetryOptions, String> {
     // serde would also take an array, in field order.
     object(raw)?;
-    let policy: RetryPolicy = serde_json::from_str(raw.get()).map_err(|error| error.to_string())?;
-    if policy.max_retries > MAX_RETRIES {
+    let chosen: RetryOptions = serde_json::from_str(raw.get()).map_err(|error| error.to_string())?;
+    if chosen.max_retries.is_some_and(|most| most > MAX_RETRIES) {
         return Err(format!("max_retries must be at most {MAX_RETRIES}"));
     }
-    for (name, value) in [("backoff", policy.backoff), ("backoff_max", policy.backoff_max)] {
-        if !(0.0..=MAX_BACKOFF_S).contains(&value) {
+    for (name, value) in [("backoff", chosen.backoff), ("backoff_max", chosen.backoff_max)] {
+        if value.is_some_and(|value| !(0.0..=MAX_BACKOFF_S).contains(&value)) {
             return Err(format!("{name} must be 0 to {MAX_BACKOFF_S} s"));
         }
     }
-    Ok(policy)
+    Ok(chosen)
 }
 
 #[cfg(test)]

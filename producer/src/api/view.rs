@@ -1,5 +1,6 @@
 //! The task as the API shows it.
 
+use protocol::retry::RetryPolicy;
 use protocol::state::State;
 use protocol::timestamp::{from_unix_ms, rfc3339};
 use serde::Serialize;
@@ -40,8 +41,8 @@ struct Links {
 }
 
 impl TaskView {
-    /// Shows a row, with why it is not running.
-    pub fn new(row: &TaskRow, reason: Option<String>) -> Self {
+    /// Shows a row, with why it is not running. `own` is how its type is retried when the caller does not say.
+    pub fn new(row: &TaskRow, own: RetryPolicy, reason: Option<String>) -> Self {
         let task = &row.accepted;
         Self {
             links: Links { this: path(&task.id) },
@@ -54,7 +55,7 @@ impl TaskView {
             args: task.args.clone(),
             kwargs: task.kwargs.clone(),
             retries: row.retries,
-            max_retries: task.retry.max_retries,
+            max_retries: task.retry.over(own).max_retries,
             progress: row.progress.clone(),
             result: row.result.clone(),
             error: row.error.clone(),
@@ -75,4 +76,21 @@ pub fn path(id: &str) -> String {
 
 fn time(at: Option<UnixMs>) -> Option<String> {
     at.and_then(from_unix_ms).map(rfc3339)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::NewTask;
+    use crate::store::tests::new_task;
+    use protocol::retry::RetryOptions;
+
+    #[test]
+    fn the_callers_number_of_retries_goes_before_the_types_own() {
+        let own = RetryPolicy { max_retries: 5, ..RetryPolicy::default() };
+        let chosen = RetryOptions { max_retries: Some(0), ..RetryOptions::default() };
+        let shown = |task: NewTask| TaskView::new(&task.into(), own, None).max_retries;
+        assert_eq!(shown(new_task("a")), 5);
+        assert_eq!(shown(NewTask { retry: chosen, ..new_task("a") }), 0);
+    }
 }

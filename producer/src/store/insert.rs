@@ -29,7 +29,7 @@ struct Row<'a>(
     u8,
     &'a RawValue,
     &'a RawValue,
-    &'a protocol::retry::RetryPolicy,
+    &'a protocol::retry::RetryOptions,
     Option<f64>,
     Option<f64>,
     i64,

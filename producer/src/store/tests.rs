@@ -2,6 +2,7 @@
 
 use protocol::lost::{LostNotice, LostReason};
 use protocol::reply::{ErrorInfo, Progress, Reply, Report};
+use protocol::retry::RetryPolicy;
 use protocol::state::{Claim, Standing, State};
 use serde_json::value::RawValue;
 use tempfile::TempDir;
@@ -20,7 +21,7 @@ pub(crate) fn new_task(id: &str) -> NewTask {
         priority: 0,
         args: RawValue::from_string("[1, 2]".to_owned()).unwrap(),
         kwargs: RawValue::from_string("{}".to_owned()).unwrap(),
-        retry: RetryPolicy::default(),
+        retry: RetryOptions::default(),
         time_limit: None,
         soft_time_limit: None,
         created_at: NOW,
@@ -89,6 +90,22 @@ async fn an_accepted_task_is_read_back_as_it_was() {
     assert_eq!((row.accepted.time_limit, row.accepted.expires), (Some(1.5), Some(NOW + 60_000)));
     assert_eq!((row.state, row.stage, store.outstanding()), (State::Pending, Stage::Waiting, 1));
     assert!(store.task("b").await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn of_the_retry_policy_what_was_chosen_is_kept_and_a_whole_one_is_still_read() {
+    let (dir, store) = store().await;
+    let chosen = RetryOptions { max_retries: Some(7), ..RetryOptions::default() };
+    store.insert(NewTask { retry: chosen, ..new_task("a") }).await.unwrap();
+    store.insert(new_task("b")).await.unwrap();
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(dir.path().join("errand.db"));
+    let mut connection = sqlx::ConnectOptions::connect(&options).await.unwrap();
+    let whole = r#"{"max_retries":3,"backoff":1.0,"backoff_max":600.0,"jitter":true}"#;
+    let older = sqlx::query("UPDATE tasks SET retry = ? WHERE id = 'b'").bind(whole);
+    older.execute(&mut connection).await.unwrap();
+    let due = store.due("default", 2, usize::MAX).await.unwrap();
+    assert_eq!([due[0].retry, due[1].retry], [chosen, RetryPolicy::default().into()]);
+    assert_eq!(row(&store, "a").await.accepted.retry, chosen);
 }
 
 #[tokio::test]

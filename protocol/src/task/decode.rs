@@ -52,7 +52,7 @@ fn decode(message: &Message) -> Result<Task, DecodeFault> {
         priority: properties.priority.unwrap_or(0),
         reply_to: properties.reply_to.clone(),
         correlation_id: properties.correlation_id.clone(),
-        retry: headers.policy()?,
+        retry: headers.retry()?,
         delay_left: headers.delay_left()?,
         durable_reply: headers.text(REPLY)?.is_some_and(|kind| kind == REPLY_DURABLE),
         publish: headers.count(PUBLISH)?,
@@ -153,6 +153,7 @@ impl ProtocolOne {
 mod tests {
     use super::*;
     use crate::message::{CONTENT_TYPE, Properties};
+    use crate::retry::RetryOptions;
     use proptest::prelude::*;
     use serde_json::json;
 
@@ -177,7 +178,12 @@ mod tests {
         assert_eq!((task.id.as_str(), task.task.as_str()), ("i", "t"));
         assert_eq!((task.args.get(), task.kwargs.get()), ("[1,2]", r#"{"a":1}"#));
         assert_eq!((task.retries, task.priority, task.ignore_result, task.durable_reply), (0, 0, false, false));
-        assert!(task.embed.is_empty() && task.eta.is_none() && task.retry.is_none() && task.delay_left.is_none());
+        assert!(
+            task.embed.is_empty()
+                && task.eta.is_none()
+                && task.retry == RetryOptions::default()
+                && task.delay_left.is_none()
+        );
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::message::{
     CONTENT_ENCODING, CONTENT_TYPE, Headers, Message, PUBLISH, Properties, REPLY, REPLY_DURABLE, RETRY, truncate,
 };
 use crate::python_repr::{MAX_CHARS, python_repr};
-use crate::retry::RetryPolicy;
+use crate::retry::RetryOptions;
 use crate::timestamp;
 
 /// `origin` is for display only and is cut here.
@@ -46,7 +46,7 @@ pub struct TaskMessage<'a> {
     /// Whether that queue outlives the producer: header `errand-reply`.
     pub durable_reply: bool,
     /// Header `errand-retry`.
-    pub retry: Option<RetryPolicy>,
+    pub retry: RetryOptions,
     /// Header `errand-publish`.
     pub publish: Option<u32>,
     /// Who sends it, for display only.
@@ -74,7 +74,7 @@ impl<'a> TaskMessage<'a> {
             soft_time_limit: None,
             reply_to: None,
             durable_reply: true,
-            retry: None,
+            retry: RetryOptions { max_retries: None, backoff: None, backoff_max: None, jitter: None },
             publish: None,
             origin: "errand",
             root_id: None,
@@ -120,8 +120,8 @@ impl<'a> TaskMessage<'a> {
         set("replaced_task_nesting", json!(0));
         set("stamped_headers", Value::Null);
         set("stamps", json!({}));
-        if let Some(policy) = self.retry {
-            set(RETRY, policy.header());
+        if let Some(chosen) = self.retry.header() {
+            set(RETRY, chosen);
         }
         if self.durable_reply && self.reply_to.is_some() {
             set(REPLY, json!(REPLY_DURABLE));
@@ -147,6 +147,7 @@ fn seconds(limit: Duration) -> Value {
 mod tests {
     use super::*;
     use crate::message::{MAX_HEADER_BYTES, MAX_HEADERS_BYTES};
+    use crate::retry::RetryPolicy;
     use crate::task::Task;
     use proptest::prelude::*;
 
@@ -185,8 +186,12 @@ mod tests {
     }
 
     prop_compose! {
-        fn any_policy()(max_retries: u32, backoff in 0.0..1e9_f64, backoff_max in 0.0..1e9_f64, jitter: bool)
-            -> RetryPolicy { RetryPolicy { max_retries, backoff, backoff_max, jitter } }
+        fn any_retry()(
+            max_retries: Option<u32>,
+            backoff in prop::option::of(0.0..1e9_f64),
+            backoff_max in prop::option::of(0.0..1e9_f64),
+            jitter: Option<bool>,
+        ) -> RetryOptions { RetryOptions { max_retries, backoff, backoff_max, jitter } }
     }
 
     proptest! {
@@ -197,7 +202,7 @@ mod tests {
             (priority, retries, publish) in any::<(u8, u32, Option<u32>)>(),
             expires in prop::option::of(0..253_402_300_800_000_i64),
             (time_limit, soft_time_limit) in (any_limit(), any_limit()),
-            (retry, reply_to) in (prop::option::of(any_policy()), prop::option::of(any_text(60))),
+            (retry, reply_to) in (any_retry(), prop::option::of(any_text(60))),
         ) {
             let expires = expires.and_then(timestamp::from_unix_ms);
             let sent = TaskMessage {
@@ -222,7 +227,7 @@ mod tests {
             (args, kwargs) in any_arguments(), id in any_text(64), task in any_text(200), origin in any::<String>(),
         ) {
             let sent = TaskMessage {
-                origin: &origin, retry: Some(RetryPolicy::default()), ..TaskMessage::of(&id, &task, &args, &kwargs)
+                origin: &origin, retry: RetryPolicy::default().into(), ..TaskMessage::of(&id, &task, &args, &kwargs)
             };
             let Message { properties, body } = sent.message();
             prop_assert_eq!(properties.content_type.as_deref(), Some("application/json"));

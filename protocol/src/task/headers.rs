@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 
 use super::DecodeFault;
 use crate::message::{DELAY_LEFT_MS, Headers, RETRY, truncate};
-use crate::retry::RetryPolicy;
+use crate::retry::RetryOptions;
 use crate::timestamp::parse_celery;
 
 /// The headers, in which an absent one is the same as null.
@@ -70,9 +70,9 @@ impl<'a> Reader<'a> {
         }
     }
 
-    pub(super) fn policy(&self) -> Result<Option<RetryPolicy>, DecodeFault> {
-        let read = |value: &Value| RetryPolicy::deserialize(value).map_err(DecodeFault::RetryPolicy);
-        self.get(RETRY).map(read).transpose()
+    pub(super) fn retry(&self) -> Result<RetryOptions, DecodeFault> {
+        let read = |value: &Value| RetryOptions::deserialize(value).map_err(DecodeFault::RetryPolicy);
+        self.get(RETRY).map_or_else(|| Ok(RetryOptions::default()), read)
     }
 
     pub(super) fn delay_left(&self) -> Result<Option<Duration>, DecodeFault> {
@@ -97,6 +97,7 @@ fn limit(seconds: &Value) -> Result<Option<Duration>, DecodeFault> {
 mod tests {
     use super::*;
     use crate::message::{CONTENT_TYPE, Message};
+    use crate::retry::RetryPolicy;
     use crate::task::Task;
     use serde_json::json;
 
@@ -153,7 +154,10 @@ mod tests {
     #[test]
     fn our_own_headers_are_read() {
         let of = |header, value| Task::decode(&with(header, value)).unwrap();
-        assert_eq!(of("errand-retry", json!({"max_retries": 7, "backoff": 2})).retry.unwrap().max_retries, 7);
+        let chosen = RetryOptions { max_retries: Some(7), backoff: Some(2.0), ..RetryOptions::default() };
+        assert_eq!(of("errand-retry", json!({"max_retries": 7, "backoff": 2})).retry, chosen);
+        let whole = json!({"max_retries": 3, "backoff": 1.0, "backoff_max": 600.0, "jitter": true});
+        assert_eq!(of("errand-retry", whole).retry, RetryOptions::from(RetryPolicy::default()));
         assert_eq!(of("errand-delay-left-ms", json!(1500)).delay_left, Some(Duration::from_millis(1500)));
         assert_eq!(of("errand-delay-left-ms", json!(0)).delay_left, None);
         assert!(of("errand-reply", json!("durable")).durable_reply);

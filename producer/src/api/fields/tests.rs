@@ -1,6 +1,7 @@
 //! Tests of the fields: what is taken, and how each bad one is named.
 
 use proptest::prelude::*;
+use protocol::retry::RetryPolicy;
 use serde_json::{Value, json};
 
 use super::*;
@@ -28,7 +29,7 @@ fn refuse(body: &str) -> Vec<String> {
 fn only_the_task_is_required() {
     let task = accept(&json!({"task": "add"}));
     assert_eq!((task.queue.as_str(), task.priority, task.args.get(), task.kwargs.get()), ("default", 0, "[]", "{}"));
-    assert_eq!(task.retry, RetryPolicy::default());
+    assert_eq!(task.retry, RetryOptions::default());
     assert_eq!(task.id.len(), 36);
 }
 
@@ -42,7 +43,8 @@ fn every_field_is_taken() {
     assert_eq!((task.id.as_str(), task.queue.as_str(), task.priority), ("my-id_1", "mail", 9));
     assert_eq!((task.eta, task.expires), (Some(NOW + 1_500), Some(NOW + 60_000)));
     assert_eq!((task.time_limit, task.soft_time_limit), (Some(60.0), Some(50.0)));
-    assert_eq!((task.retry.max_retries, task.retry.backoff), (0, 2.0));
+    let chosen = RetryOptions { max_retries: Some(0), backoff: Some(2.0), ..RetryOptions::default() };
+    assert_eq!(task.retry, chosen, "the rest is the task's own");
     assert!(task.is_scheduled());
 }
 
@@ -81,6 +83,8 @@ fn each_bad_field_is_named() {
         (r#"{"task": "a", "time_limit": 5, "soft_time_limit": 6}"#, "/soft_time_limit"),
         (r#"{"task": "a", "task_id": "a b"}"#, "/task_id"),
         (r#"{"task": "a", "retry": {"max_retries": -1}}"#, "/retry"),
+        (r#"{"task": "a", "retry": {"max_retries": null}}"#, "/retry"),
+        (r#"{"task": "a", "retry": {"max_retries": 1001}}"#, "/retry"),
         (r#"{"task": "a", "retry": {"tries": 1}}"#, "/retry"),
         (r#"{"task": "a", "retry": [3, 1]}"#, "/retry"),
         (r#"{"task": "a", "retry": {"backoff": 1e9}}"#, "/retry"),
@@ -129,7 +133,7 @@ proptest! {
     fn whatever_is_accepted_can_be_shown(task in "\\PC{0,20}", queue in "[a-z]{0,5}", seconds in -10.0..1e10) {
         let body = json!({"task": task, "queue": queue, "countdown": seconds}).to_string();
         if let Ok(task) = parse(body.as_bytes(), &limits(), NOW) {
-            let view = super::super::view::TaskView::new(&task.into(), None);
+            let view = super::super::view::TaskView::new(&task.into(), RetryPolicy::default(), None);
             prop_assert!(serde_json::to_string(&view).is_ok());
         }
     }
