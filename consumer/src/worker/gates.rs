@@ -20,6 +20,8 @@ const SHORTEST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(64);
 /// How long one waits here for others to end.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// What a run is taken to last before one has ended: too little costs a journey, too much leaves places empty.
+const UNKNOWN: Duration = Duration::from_millis(100);
 /// This part of the worker's places may be held by tasks that wait here.
 const LINE: usize = 8;
 
@@ -86,8 +88,8 @@ struct Gate {
 
 struct State {
     rate: Option<Rate>,
-    /// How long a run takes, smoothed; a second until one has ended.
-    usual: Duration,
+    /// How long a run takes, smoothed.
+    usual: Option<Duration>,
     /// When the next one that is sent back should return.
     turn: Option<Instant>,
 }
@@ -156,7 +158,7 @@ impl Gate {
     fn new(places: Option<NonZeroU32>, rate: Option<RateLimit>) -> Arc<Self> {
         let places = places.map(|limit| (Arc::new(Semaphore::new(limit.get() as usize)), limit.get()));
         let rate = rate.map(|limit| Rate { limit, starts: VecDeque::new() });
-        Arc::new(Self { places, state: Mutex::new(State { rate, usual: SHORTEST, turn: None }) })
+        Arc::new(Self { places, state: Mutex::new(State { rate, usual: None, turn: None }) })
     }
 
     fn start(&self) -> Option<Duration> {
@@ -176,7 +178,7 @@ impl Gate {
 
 impl State {
     fn observe(&mut self, run: Duration) {
-        self.usual = self.usual * 7 / 8 + run / 8;
+        self.usual = Some(self.usual.map_or(run, |usual| usual * 7 / 8 + run / 8));
     }
 
     /// Counts a start, or says how long there can be none.
@@ -195,7 +197,7 @@ impl State {
     /// `random` is 0 to 1: those beyond the longest guess do not all return at once.
     fn later(&mut self, now: Instant, wait: Duration, among: u32, random: f64) -> Duration {
         let by_rate = self.rate.as_ref().map(|rate| rate.limit.per / rate.limit.starts.get());
-        let each = by_rate.unwrap_or_default().max(self.usual / among);
+        let each = by_rate.unwrap_or_default().max(self.usual.unwrap_or(UNKNOWN) / among);
         let turn = self.turn.unwrap_or(now).max(now + wait.max(SHORTEST));
         let away = turn - now;
         if away > LONGEST {
