@@ -15,3 +15,8 @@ pub mod signature;
 pub mod tasks;
 pub mod testing;
 pub mod worker;
+
+/// The manual's snippets, as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/tasks.md")]
+struct Manual;

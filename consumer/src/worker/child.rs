@@ -32,11 +32,14 @@ const START: Duration = Duration::from_secs(30);
 /// How long a killed process may take to be gone: it waits for the disk at most.
 const REAP: Duration = Duration::from_secs(10);
 
-/// A task that was not run, through no fault of its own.
+/// A task that could not run, through no fault of its own.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum NotStarted {
-    /// No process, or no channel to it.
-    #[error("no process could be started for it: {0}")]
+    /// Handlers that do not yield hold all threads.
+    #[error("others held all threads until its time was over")]
+    Starved,
+    /// No thread, no process, or no channel to it.
+    #[error("no thread or process could be started for it: {0}")]
     Spawn(#[from] std::io::Error),
     /// The process died or hung before it took the task.
     #[error("the process that was started for it did not come up: {0}")]

@@ -3,9 +3,10 @@
 //! None of them can be stopped by force but a process. A handler that goes on after its time limit keeps its thread;
 //! when no thread is left the worker ends gracefully and starts again.
 
+use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -48,10 +49,21 @@ struct Pool {
 
 /// A call that was started.
 pub(super) enum Running {
-    /// Among others.
-    Among(AbortOnDropHandle<Result<Box<RawValue>, CallError>>),
+    /// Among others, and whether a thread is at work on it just now.
+    Among(AbortOnDropHandle<Result<Box<RawValue>, CallError>>, Arc<AtomicBool>),
     /// On a thread; dropping the guard ends it at its next `await`.
     Thread(oneshot::Receiver<Outcome>, DropGuard),
+}
+
+/// What became of a call that was over its limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum GivenUp {
+    /// It is gone.
+    Ended,
+    /// It goes on and keeps its thread.
+    Held,
+    /// It waits for a thread that others hold: that it did not end in time is not its fault.
+    Starved,
 }
 
 impl Pools {
@@ -68,12 +80,20 @@ impl Pools {
     }
 
     /// Starts a call among the others.
-    pub(super) fn among(&self, call: Call, pass: Pass) -> Running {
+    pub(super) fn among(&self, mut call: Call, pass: Pass) -> Running {
+        let at_work = Arc::new(AtomicBool::new(false));
+        let flag = at_work.clone();
         let call = async move {
             let _pass = pass;
-            call.await
+            poll_fn(|cx| {
+                flag.store(true, Ordering::Relaxed);
+                let called = call.as_mut().poll(cx);
+                flag.store(false, Ordering::Relaxed);
+                called
+            })
+            .await
         };
-        Running::Among(AbortOnDropHandle::new(self.runtime.spawn(call)))
+        Running::Among(AbortOnDropHandle::new(self.runtime.spawn(call)), at_work)
     }
 
     /// Starts a call on a thread of its own. The pass bounds their number.
@@ -97,43 +117,70 @@ impl Pools {
         Ok(Running::Thread(outcome, cut.drop_guard()))
     }
 
-    /// Gives up a call that is over its hard limit, and reports it if it goes on all the same.
-    pub(super) fn give_up(&self, running: Running, task: &str, task_id: &str) {
-        let (pool, mut ended): (&Pool, BoxFuture<'static, ()>) = match running {
-            Running::Among(call) => {
+    /// Gives up a call that is over its hard limit. One that goes on all the same is reported.
+    pub(super) async fn give_up(&self, running: Running, task: &str, task_id: &str) -> GivenUp {
+        let (pool, at_work, mut ended): (&Pool, bool, BoxFuture<'static, ()>) = match running {
+            Running::Among(call, at_work) => {
                 call.abort();
-                (&self.among, call.map(drop).boxed())
+                (&self.among, at_work.load(Ordering::Relaxed), call.map(drop).boxed())
             }
             Running::Thread(outcome, cut) => {
                 drop(cut);
-                (&self.threads, outcome.map(drop).boxed())
+                (&self.threads, true, outcome.map(drop).boxed())
             }
         };
-        let (name, size, held, exhausted) = (pool.name, pool.size, pool.held.clone(), self.exhausted.clone());
-        let (task, task_id) = (task.to_owned(), task_id.to_owned());
+        if timeout(HELD_AFTER, &mut ended).await.is_ok() {
+            return GivenUp::Ended;
+        }
+        if !at_work {
+            return GivenUp::Starved;
+        }
+        let held = pool.hold(task, task_id);
+        if held.is_last() {
+            tracing::error!(pool = pool.name, "no thread is left for tasks: the worker ends and starts again");
+            self.exhausted.cancel();
+        }
         self.strays.spawn(async move {
-            if timeout(HELD_AFTER, &mut ended).await.is_ok() {
-                return;
-            }
-            let now_held = held.fetch_add(1, Ordering::Relaxed) + 1;
-            metrics::gauge!("errand_held_threads", "pool" => name).increment(1.0);
-            tracing::error!(
-                task,
-                task_id,
-                pool = name,
-                held = now_held,
-                of = size,
-                "a handler goes on after its time limit and keeps its thread"
-            );
-            if now_held >= size {
-                tracing::error!(pool = name, "no thread is left for tasks: the worker ends and starts again");
-                exhausted.cancel();
-            }
             ended.await;
-            held.fetch_sub(1, Ordering::Relaxed);
-            metrics::gauge!("errand_held_threads", "pool" => name).decrement(1.0);
-            tracing::warn!(task, task_id, pool = name, "a handler ended after its time limit");
+            drop(held);
         });
+        GivenUp::Held
+    }
+}
+
+impl Pool {
+    fn hold(&self, task: &str, task_id: &str) -> Held {
+        let Self { name, size, ref held } = *self;
+        let count = held.fetch_add(1, Ordering::Relaxed) + 1;
+        metrics::gauge!("errand_held_threads", "pool" => name).increment(1.0);
+        let what = "a handler goes on after its time limit and keeps its thread";
+        tracing::error!(task, task_id, pool = name, held = count, of = size, "{what}");
+        let (task, task_id) = (task.to_owned(), task_id.to_owned());
+        Held { pool: name, last: count >= size, count: held.clone(), task, task_id }
+    }
+}
+
+/// A thread that a handler keeps after its limit, until it ends.
+struct Held {
+    pool: &'static str,
+    last: bool,
+    count: Arc<AtomicUsize>,
+    task: String,
+    task_id: String,
+}
+
+impl Held {
+    const fn is_last(&self) -> bool {
+        self.last
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.count.fetch_sub(1, Ordering::Relaxed);
+        metrics::gauge!("errand_held_threads", "pool" => self.pool).decrement(1.0);
+        let (task, task_id) = (&self.task, &self.task_id);
+        tracing::warn!(task, task_id, pool = self.pool, "a handler ended after its time limit");
     }
 }
 
@@ -141,7 +188,7 @@ impl Running {
     /// How the call ends. Cancel safe.
     pub(super) async fn outcome(&mut self) -> Outcome {
         match self {
-            Self::Among(call) => match call.await {
+            Self::Among(call, _) => match call.await {
                 Ok(called) => outcome_of(called),
                 Err(error) => Outcome::Panicked(panic_of(error)),
             },

@@ -17,6 +17,7 @@ use tracing::{Instrument, Span};
 use super::Worker;
 use super::child::{self, NotStarted};
 use super::gates::{Pass, Place};
+use super::pools::GivenUp;
 use super::runs::Key;
 use super::settle::Origin;
 use crate::context::{Cancelled, Context, ContextParts, Submission};
@@ -88,8 +89,10 @@ impl Attempt<'_> {
             () = sleep_until(deadline) => {
                 // A blocking handler that looks ends now.
                 worker.runs.cancel(self.key, Cancelled::SoftTimeLimit);
-                worker.pools.give_up(running, &task.task, &task.id);
-                Ok(Outcome::TimeLimitExceeded(hard))
+                match worker.pools.give_up(running, &task.task, &task.id).await {
+                    GivenUp::Ended | GivenUp::Held => Ok(Outcome::TimeLimitExceeded(hard)),
+                    GivenUp::Starved => Err(NotStarted::Starved),
+                }
             }
         }
     }

@@ -157,3 +157,24 @@ async fn a_worker_without_a_thread_left_starts_again_by_itself() -> Result<()> {
     assert_eq!(log.matches("worker serves").count(), 2, "{log}");
     pair.stop().await
 }
+
+#[tokio::test]
+async fn who_starves_behind_a_blocked_thread_does_not_fail_of_it() -> Result<()> {
+    let pair = Pair::on(broker::shared().await?)
+        .consumer_env("ENABLE_FAULT_TASKS", "true")
+        .consumer_env("SHUTDOWN_GRACE", "2s")
+        .start()
+        .await?;
+    let cpus = std::thread::available_parallelism()?.get();
+    let block = json!({"task": "block_thread", "args": [600], "time_limit": 4});
+    let blocking = submit(pair.client(), cpus, &block).await?;
+    for id in &blocking {
+        pair.client().await_state(id, |task| task["state"] == "STARTED", SOON).await?;
+    }
+    let starving = submit(pair.client(), 5, &json!({"task": "sleep", "args": [0.1], "time_limit": 1})).await?;
+    for task in ends(pair.client(), &blocking).await? {
+        assert_eq!(task["error"]["type"], "TimeLimitExceeded", "{task:#}");
+    }
+    all_succeeded(&ends(pair.client(), &starving).await?);
+    Ok(())
+}
