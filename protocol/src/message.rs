@@ -30,6 +30,9 @@ pub const REPLY: &str = "errand-reply";
 pub const REPLY_DURABLE: &str = "durable";
 /// Header, integer: how many times the producer has published this task, for telling a late loss from a new one.
 pub const PUBLISH: &str = "errand-publish";
+/// Header, the queue without the prefix: the message is a task that a running one submits, for the producer that its
+/// `reply_to` belongs to. It lies in that producer's reply queue and not in a task queue.
+pub const SUBMIT: &str = "errand-submit";
 
 /// No header value of ours is longer (DESIGN section 3).
 pub const MAX_HEADER_BYTES: usize = 2 * 1024;
