@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::problem::Problem;
 use crate::reason::reason;
+use crate::rules::Limits;
 use crate::store::{Store, TaskRow};
 use crate::workers::Workers;
 
@@ -42,18 +43,10 @@ pub struct Api {
     pub metrics: PrometheusHandle,
     /// What is accepted.
     pub limits: Limits,
+    /// Due and unfinished rows, at most.
+    pub outbox_cap: u64,
     /// Cancelled when the process is about to end.
     pub stopping: CancellationToken,
-}
-
-/// What is accepted.
-pub struct Limits {
-    /// The queues.
-    pub queues: Vec<String>,
-    /// Due and unfinished rows.
-    pub outbox_cap: u64,
-    /// The longest time limit.
-    pub max_time_limit: Duration,
 }
 
 impl Api {

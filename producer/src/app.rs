@@ -19,6 +19,7 @@ use crate::clock;
 use crate::config::Config;
 use crate::relay::{Relay, Route};
 use crate::replies::{self, Replies};
+use crate::rules::Limits;
 use crate::store::Store;
 use crate::workers::Workers;
 
@@ -101,11 +102,8 @@ impl Producer {
             link: publisher.watch(),
             workers: self.workers.clone(),
             metrics,
-            limits: api::Limits {
-                queues: self.config.queues.clone(),
-                outbox_cap: self.config.outbox_cap,
-                max_time_limit: self.config.max_time_limit,
-            },
+            limits: self.limits(),
+            outbox_cap: self.config.outbox_cap,
             stopping: self.stop.child_token(),
         });
         let listen = self.config.listen;
@@ -205,6 +203,10 @@ impl Producer {
         let (task, deliveries, _) = SubscriptionTask::new(self.broker.clone(), subscribe);
         self.supervise(task.run(self.stop.clone(), self.close.clone()));
         deliveries
+    }
+
+    fn limits(&self) -> Limits {
+        Limits { queues: self.config.queues.clone(), max_time_limit: self.config.max_time_limit }
     }
 
     fn topology(&self) -> Topology {

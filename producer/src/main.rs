@@ -7,6 +7,7 @@ mod config;
 mod reason;
 mod relay;
 mod replies;
+mod rules;
 mod store;
 mod workers;
 

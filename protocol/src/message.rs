@@ -33,6 +33,9 @@ pub const PUBLISH: &str = "errand-publish";
 /// Header, true: workers died while they had it, so it runs in a process of its own. Only for a message that is sent on,
 /// which the broker counts anew.
 pub const SUSPECT: &str = "errand-suspect";
+/// Header, the queue without the prefix: the message is a task that a running one submits, for the producer that its
+/// `reply_to` belongs to. It lies in that producer's reply queue and not in a task queue.
+pub const SUBMIT: &str = "errand-submit";
 
 /// From the second return by workers that died, a message is suspected (DESIGN section 2).
 const SUSPECT_AFTER: u64 = 2;

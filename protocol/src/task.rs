@@ -70,6 +70,17 @@ pub struct Task {
     pub durable_reply: bool,
     /// How many times the producer has published it.
     pub publish: Option<u32>,
+    /// The queue that it is to run in, when it is a child for a producer to take in; no worker receives one.
+    pub submit: Option<String>,
+}
+
+impl Task {
+    /// The reply queue of the producer that takes in the children of this task. `None` for a task of a client of
+    /// Celery's: its children are published to their queues.
+    #[must_use]
+    pub fn submit_to(&self) -> Option<&str> {
+        self.reply_to.as_deref().filter(|_| self.durable_reply)
+    }
 }
 
 /// What is to follow a task: signatures, unread. `null` and `[]` are nothing.

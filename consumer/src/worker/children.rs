@@ -48,21 +48,19 @@ impl Settle {
     }
 
     fn child(&self, parent: &Origin<'_>, task_id: &str, signature: &Signature, now: OffsetDateTime) -> Publish {
-        let Origin { task, queue, .. } = *parent;
-        let queue = signature.queue.as_deref().unwrap_or(queue);
+        let queue = signature.queue.as_deref().unwrap_or(parent.queue);
         let (args, kwargs) = (signature.args_json(), signature.kwargs_json());
-        let producer = task.reply_to.as_deref().filter(|_| task.durable_reply);
+        let producer = parent.task.submit_to();
         let after = |wait: Option<Duration>| wait.and_then(|wait| now.checked_add(wait.try_into().ok()?));
         let message = TaskMessage {
             priority: signature.priority,
+            eta: after(signature.countdown).filter(|_| producer.is_some()),
             expires: after(signature.expires),
-            retry: signature.retry,
             time_limit: signature.time_limit,
             soft_time_limit: signature.soft_time_limit,
+            retry: signature.retry,
             origin: &self.worker,
-            root_id: Some(task.root_id.as_deref().unwrap_or(&task.id)),
-            parent_id: Some(&task.id),
-            ..TaskMessage::of(task_id, &signature.task, &args, &kwargs)
+            ..TaskMessage::child_of(parent.task, queue, task_id, &signature.task, &args, &kwargs)
         }
         .message();
         match producer {

@@ -10,9 +10,8 @@ use futures_util::StreamExt;
 use tokio::time::timeout;
 
 use super::problem::Problem;
+use crate::rules::MAX_BYTES;
 
-/// The largest body.
-pub const MAX_BYTES: usize = 256 * 1024;
 /// How much of a body that is too large is read away, so that a client that is still sending gets to read the answer.
 const DRAIN_BYTES: usize = 64 * 1024 * 1024;
 /// actix's own timeout covers the head only.

@@ -2,28 +2,16 @@
 
 mod value;
 
-use std::time::Duration;
-
 use actix_web::http::StatusCode;
-use protocol::json::{self, JsonFault};
 use protocol::retry::RetryOptions;
 use serde::Deserialize;
 use serde::de::{MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use self::value::{array, integer, object, seconds, string, time};
-use super::Limits;
+use self::value::{array, number, object, string, time};
 use super::problem::{FieldError, Problem};
+use crate::rules::{self, Limits};
 use crate::store::{NewTask, UnixMs};
-
-/// The deepest nesting of the whole body.
-const MAX_DEPTH: usize = 64;
-const MAX_TASK_BYTES: usize = 200;
-const MAX_TASK_ID_BYTES: usize = 64;
-const MAX_PRIORITY: u64 = 9;
-const MAX_RETRIES: u32 = 1_000;
-/// Thirty days: the longest wait between attempts.
-const MAX_BACKOFF_S: f64 = 30.0 * 24.0 * 3600.0;
 
 /// Checks the body. All bad fields are reported together.
 ///
@@ -83,14 +71,13 @@ impl<'a> Fields<'a> {
         let args = self.field("args", array).unwrap_or_else(|| empty("[]"));
         let kwargs = self.field("kwargs", object).unwrap_or_else(|| empty("{}"));
         let queue = self.queue(limits);
-        let priority = self.field("priority", |raw| integer(raw, 0, MAX_PRIORITY)).unwrap_or(0);
+        let priority = self.field("priority", |raw| rules::priority(number(raw))).unwrap_or(0);
         let eta = self.eta();
         let now = self.now;
         let expires = self.field("expires", |raw| value::expires(raw, now));
-        let (time_limit, soft_time_limit) = self.time_limits(limits.max_time_limit);
+        let (time_limit, soft_time_limit) = self.time_limits(limits);
         let id = self.field("task_id", task_id).unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
         let retry = self.field("retry", retry).unwrap_or_default();
-        let priority = u8::try_from(priority).unwrap_or(u8::MAX);
         NewTask {
             id,
             task,
@@ -114,11 +101,7 @@ impl<'a> Fields<'a> {
         if raw.get() == "null" {
             return None;
         }
-        let checked = match json::check(raw.get(), MAX_DEPTH - 1) {
-            Ok(()) => check(raw),
-            Err(JsonFault::TooDeep { .. }) => Err(format!("nests deeper than {MAX_DEPTH} levels")),
-            Err(fault) => Err(fault.to_string()),
-        };
+        let checked = rules::json(raw.get()).and_then(|()| check(raw));
         checked.map_err(|detail| self.refuse(name, detail)).ok()
     }
 
@@ -132,13 +115,7 @@ impl<'a> Fields<'a> {
         let before = self.errors.len();
         let name = self.field("task", |raw| {
             let name = string(raw)?;
-            if name.is_empty() || name.len() > MAX_TASK_BYTES {
-                return Err(format!("must be 1 to {MAX_TASK_BYTES} bytes"));
-            }
-            if name.chars().any(char::is_control) {
-                return Err("must not contain control characters".to_owned());
-            }
-            Ok(name)
+            rules::task_name(&name).map(|()| name)
         });
         if name.is_none() && self.errors.len() == before {
             self.refuse("task", "is required");
@@ -149,10 +126,7 @@ impl<'a> Fields<'a> {
     fn queue(&mut self, limits: &Limits) -> String {
         let queue = self.field("queue", |raw| {
             let queue = string(raw)?;
-            if limits.queues.contains(&queue) {
-                return Ok(queue);
-            }
-            Err(format!("is not a queue of this producer: {}", limits.queues.join(", ")))
+            limits.queue(&queue).map(|()| queue)
         });
         // `default` when it is accepted, else the first: a producer always accepts one.
         let fallback = || limits.queues.iter().find(|queue| *queue == "default").or(limits.queues.first());
@@ -162,25 +136,19 @@ impl<'a> Fields<'a> {
     fn eta(&mut self) -> Option<UnixMs> {
         let eta = self.field("eta", time);
         let now = self.now;
-        let countdown = self.field("countdown", |raw| seconds(raw, 0.0).map(|seconds| value::after(now, seconds)));
+        let countdown =
+            self.field("countdown", |raw| rules::seconds(number(raw), 0.0).map(|seconds| value::after(now, seconds)));
         if eta.is_some() && countdown.is_some() {
             self.refuse("countdown", "excludes eta: give one of the two");
         }
         eta.or(countdown)
     }
 
-    fn time_limits(&mut self, longest: Duration) -> (Option<f64>, Option<f64>) {
-        let check = |raw: &RawValue| {
-            let limit = seconds(raw, 0.001)?;
-            let longest = longest.as_secs_f64();
-            if limit > longest { Err(format!("is above the longest that is allowed, {longest} s")) } else { Ok(limit) }
-        };
-        let hard = self.field("time_limit", check);
-        let soft = self.field("soft_time_limit", check);
-        if let (Some(hard), Some(soft)) = (hard, soft)
-            && soft > hard
-        {
-            self.refuse("soft_time_limit", "is above time_limit");
+    fn time_limits(&mut self, limits: &Limits) -> (Option<f64>, Option<f64>) {
+        let hard = self.field("time_limit", |raw| limits.time_limit(number(raw)));
+        let soft = self.field("soft_time_limit", |raw| limits.time_limit(number(raw)));
+        if let Err(detail) = rules::soft_time_limit(hard, soft) {
+            self.refuse("soft_time_limit", detail);
         }
         (hard, soft)
     }
@@ -215,26 +183,14 @@ fn empty(text: &str) -> Box<RawValue> {
 
 fn task_id(raw: &RawValue) -> Result<String, String> {
     let id = string(raw)?;
-    let fits = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
-    if id.is_empty() || id.len() > MAX_TASK_ID_BYTES || !id.bytes().all(fits) {
-        return Err(format!("must be 1 to {MAX_TASK_ID_BYTES} of A-Z, a-z, 0-9, _ and -"));
-    }
-    Ok(id)
+    rules::task_id(&id).map(|()| id)
 }
 
 fn retry(raw: &RawValue) -> Result<RetryOptions, String> {
     // serde would also take an array, in field order.
     object(raw)?;
     let chosen: RetryOptions = serde_json::from_str(raw.get()).map_err(|error| error.to_string())?;
-    if chosen.max_retries.is_some_and(|most| most > MAX_RETRIES) {
-        return Err(format!("max_retries must be at most {MAX_RETRIES}"));
-    }
-    for (name, value) in [("backoff", chosen.backoff), ("backoff_max", chosen.backoff_max)] {
-        if value.is_some_and(|value| !(0.0..=MAX_BACKOFF_S).contains(&value)) {
-            return Err(format!("{name} must be 0 to {MAX_BACKOFF_S} s"));
-        }
-    }
-    Ok(chosen)
+    rules::retry(&chosen).map(|()| chosen)
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ pub async fn readyz(api: web::Data<Api>) -> HttpResponse {
         Some("stopping".to_owned())
     } else if let Err(error) = &store {
         Some(error.to_string())
-    } else if outstanding >= api.limits.outbox_cap {
+    } else if outstanding >= api.outbox_cap {
         Some(format!("the outbox is full: {outstanding} tasks"))
     } else {
         None

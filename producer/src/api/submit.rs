@@ -6,18 +6,18 @@ use actix_web::web::Payload;
 use actix_web::{HttpRequest, HttpResponse, web};
 use protocol::timestamp::now_ms;
 
+use super::Api;
 use super::body::read_json;
 use super::fields::parse;
 use super::problem::Problem;
 use super::view::path;
-use super::{Api, Limits};
 use crate::store::{NewTask, TaskRow};
 
 /// 202 with `Location` and the task as it stands.
 pub async fn submit(api: web::Data<Api>, request: HttpRequest, payload: Payload) -> Result<HttpResponse, Problem> {
     let body = read_json(&request, payload).await?;
     let task = parse(&body, &api.limits, now_ms())?;
-    refuse_beyond_cap(&api.limits, &task, api.store.outstanding())?;
+    refuse_beyond_cap(api.outbox_cap, &task, api.store.outstanding())?;
     api.store.insert(task.clone()).await?;
     metrics::counter!("errand_accepted_total").increment(1);
     let row = TaskRow::from(task);
@@ -25,8 +25,8 @@ pub async fn submit(api: web::Data<Api>, request: HttpRequest, payload: Payload)
 }
 
 /// Tasks that are not due yet do not count, or a calendar of reminders would stop everything else.
-fn refuse_beyond_cap(limits: &Limits, task: &NewTask, outstanding: u64) -> Result<(), Problem> {
-    if task.is_scheduled() || outstanding < limits.outbox_cap {
+fn refuse_beyond_cap(outbox_cap: u64, task: &NewTask, outstanding: u64) -> Result<(), Problem> {
+    if task.is_scheduled() || outstanding < outbox_cap {
         return Ok(());
     }
     let detail = format!("{outstanding} tasks are unfinished, as many as this producer keeps; nothing was accepted");

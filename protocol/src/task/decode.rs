@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 
 use super::headers::Reader;
 use super::{DecodeFault, Embed, Task, Undecodable};
-use crate::message::{Message, PUBLISH, REPLY, REPLY_DURABLE};
+use crate::message::{Message, PUBLISH, REPLY, REPLY_DURABLE, SUBMIT};
 
 impl Task {
     /// Reads a task message of Celery's protocol 2. Required are the headers `id` and `task`, the content type, and a
@@ -56,6 +56,7 @@ fn decode(message: &Message) -> Result<Task, DecodeFault> {
         delay_left: headers.delay_left()?,
         durable_reply: headers.text(REPLY)?.is_some_and(|kind| kind == REPLY_DURABLE),
         publish: headers.count(PUBLISH)?,
+        submit: headers.text(SUBMIT)?,
     })
 }
 
@@ -183,6 +184,7 @@ mod tests {
                 && task.eta.is_none()
                 && task.retry == RetryOptions::default()
                 && task.delay_left.is_none()
+                && task.submit.is_none()
         );
     }
 

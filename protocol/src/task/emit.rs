@@ -1,4 +1,4 @@
-//! The strict writer of our own producer: every header that a stock client sends, with its type, since a stock worker
+//! The strict writer of our own producer and, for children, of our workers: every header that a stock client sends, with its type, since a stock worker
 //! dies of some that are missing (celery-wire A.5).
 
 use std::time::Duration;
@@ -8,10 +8,12 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 
 use crate::message::{
-    CONTENT_ENCODING, CONTENT_TYPE, Headers, Message, PUBLISH, Properties, REPLY, REPLY_DURABLE, RETRY, truncate,
+    CONTENT_ENCODING, CONTENT_TYPE, Headers, Message, PUBLISH, Properties, REPLY, REPLY_DURABLE, RETRY, SUBMIT,
+    truncate,
 };
 use crate::python_repr::{MAX_CHARS, python_repr};
 use crate::retry::RetryOptions;
+use crate::task::Task;
 use crate::timestamp;
 
 /// `origin` is for display only and is cut here.
@@ -35,6 +37,8 @@ pub struct TaskMessage<'a> {
     pub priority: u8,
     /// The attempt, from 0.
     pub retries: u32,
+    /// Not to be run before, sent with milliseconds. For what no producer holds back: a child.
+    pub eta: Option<OffsetDateTime>,
     /// Not to be run after, sent with milliseconds; no AMQP expiration follows from it.
     pub expires: Option<OffsetDateTime>,
     /// The hard limit.
@@ -49,6 +53,8 @@ pub struct TaskMessage<'a> {
     pub retry: RetryOptions,
     /// Header `errand-publish`.
     pub publish: Option<u32>,
+    /// Header `errand-submit`: the queue of a child that a producer is to take in.
+    pub submit: Option<&'a str>,
     /// Who sends it, for display only.
     pub origin: &'a str,
     /// The first task of the workflow; `None` is this one.
@@ -69,6 +75,7 @@ impl<'a> TaskMessage<'a> {
             kwargs,
             priority: 0,
             retries: 0,
+            eta: None,
             expires: None,
             time_limit: None,
             soft_time_limit: None,
@@ -76,9 +83,30 @@ impl<'a> TaskMessage<'a> {
             durable_reply: true,
             retry: RetryOptions { max_retries: None, backoff: None, backoff_max: None, jitter: None },
             publish: None,
+            submit: None,
             origin: "errand",
             root_id: None,
             parent_id: None,
+        }
+    }
+
+    /// A child that `parent` submits for `queue`, with nothing else set. It names the queue only if it goes to the
+    /// parent's producer (see [`Task::submit_to`]); else its caller publishes it to that queue. Nobody is replied to:
+    /// the producer names its own reply queue when it publishes the child.
+    #[must_use]
+    pub fn child_of(
+        parent: &'a Task,
+        queue: &'a str,
+        id: &'a str,
+        task: &'a str,
+        args: &'a RawValue,
+        kwargs: &'a RawValue,
+    ) -> Self {
+        Self {
+            submit: parent.submit_to().map(|_| queue),
+            parent_id: Some(&parent.id),
+            root_id: Some(parent.root_id.as_ref().unwrap_or(&parent.id)),
+            ..Self::of(id, task, args, kwargs)
         }
     }
 
@@ -105,7 +133,7 @@ impl<'a> TaskMessage<'a> {
         set("task", json!(self.task));
         set("id", json!(self.id));
         set("shadow", Value::Null);
-        set("eta", Value::Null);
+        set("eta", json!(self.eta.map(timestamp::celery)));
         set("expires", json!(self.expires.map(timestamp::celery)));
         set("group", Value::Null);
         set("group_index", Value::Null);
@@ -128,6 +156,9 @@ impl<'a> TaskMessage<'a> {
         }
         if let Some(publish) = self.publish {
             set(PUBLISH, json!(publish));
+        }
+        if let Some(queue) = self.submit {
+            set(SUBMIT, json!(queue));
         }
         headers
     }
@@ -220,6 +251,35 @@ mod tests {
             prop_assert_eq!((read.reply_to, read.correlation_id), (reply_to, Some(id.clone())));
             prop_assert_eq!((read.root_id, read.parent_id), (Some(id), parent));
             prop_assert!(read.embed.is_empty() && read.delay_left.is_none() && !read.ignore_result);
+            prop_assert!(read.submit.is_none());
+        }
+
+        #[test]
+        fn a_child_decodes_to_its_call_its_queue_and_its_family(
+            (args, kwargs) in any_arguments(),
+            (id, task, queue) in (any_text(64), any_text(200), "[a-z0-9_-]{1,64}"),
+            (parent_id, root_id, reply_to) in
+                (any_text(64), prop::option::of(any_text(64)), prop::option::of(any_text(60))),
+            (durable_reply, priority) in any::<(bool, u8)>(),
+            (eta, expires) in any::<(u32, u32)>(),
+            (time_limit, retry) in (any_limit(), any_retry()),
+        ) {
+            let time = |ms: u32| timestamp::from_unix_ms(ms.into());
+            let is_durable = durable_reply && reply_to.is_some();
+            let parent = Task { id: parent_id, root_id, reply_to, durable_reply, ..Task::default() };
+            let child = TaskMessage {
+                priority, eta: time(eta), expires: time(expires), time_limit, retry,
+                ..TaskMessage::child_of(&parent, &queue, &id, &task, &args, &kwargs)
+            };
+            let read = Task::decode(&child.message()).unwrap();
+            prop_assert_eq!((&read.id, &read.task, read.args.get(), read.kwargs.get()),
+                (&id, &task, args.get(), kwargs.get()));
+            prop_assert_eq!((read.priority, read.retry, read.time_limit), (priority, retry, time_limit));
+            prop_assert_eq!((read.eta, read.expires), (time(eta), time(expires)));
+            prop_assert_eq!(read.submit, is_durable.then_some(queue));
+            prop_assert_eq!(read.root_id.as_ref(), Some(parent.root_id.as_ref().unwrap_or(&parent.id)));
+            prop_assert_eq!((read.parent_id, read.retries, read.reply_to), (Some(parent.id), 0, None));
+            prop_assert!(read.publish.is_none() && !read.durable_reply);
         }
 
         #[test]

@@ -1,5 +1,7 @@
 //! Tests of the fields: what is taken, and how each bad one is named.
 
+use std::time::Duration;
+
 use proptest::prelude::*;
 use protocol::retry::RetryPolicy;
 use serde_json::{Value, json};
@@ -9,7 +11,7 @@ use super::*;
 const NOW: UnixMs = 1_800_000_000_000;
 
 fn limits() -> Limits {
-    Limits { queues: vec!["mail".into(), "default".into()], outbox_cap: 10, max_time_limit: Duration::from_mins(15) }
+    Limits { queues: vec!["mail".into(), "default".into()], max_time_limit: Duration::from_mins(15) }
 }
 
 fn accept(body: &Value) -> NewTask {

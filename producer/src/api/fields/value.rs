@@ -4,10 +4,8 @@ use protocol::timestamp::{parse_rfc3339, unix_ms};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use crate::rules::{self, LEAST_SECONDS};
 use crate::store::UnixMs;
-
-/// Ten years, the longest that RabbitMQ takes for a time to live.
-const MAX_SECONDS: f64 = 315_360_000.0;
 
 pub(super) fn string(raw: &RawValue) -> Result<String, String> {
     serde_json::from_str(raw.get()).map_err(|_| "must be a string".to_owned())
@@ -21,19 +19,9 @@ pub(super) fn object(raw: &RawValue) -> Result<Box<RawValue>, String> {
     if raw.get().starts_with('{') { Ok(raw.to_owned()) } else { Err("must be an object".to_owned()) }
 }
 
-pub(super) fn integer(raw: &RawValue, least: u64, most: u64) -> Result<u64, String> {
-    let value: Option<u64> = serde_json::from_str(raw.get()).ok();
-    value
-        .filter(|value| (least..=most).contains(value))
-        .ok_or_else(|| format!("must be an integer from {least} to {most}"))
-}
-
-/// A number of seconds, `least` to ten years.
-pub(super) fn seconds(raw: &RawValue, least: f64) -> Result<f64, String> {
-    let value: Option<f64> = serde_json::from_str(raw.get()).ok();
-    value
-        .filter(|value| (least..=MAX_SECONDS).contains(value))
-        .ok_or_else(|| format!("must be a number of seconds from {least} to {MAX_SECONDS}"))
+/// The number, `None` when it is no number of that kind.
+pub(super) fn number<T: serde::de::DeserializeOwned>(raw: &RawValue) -> Option<T> {
+    serde_json::from_str(raw.get()).ok()
 }
 
 /// A time with an offset: one without would mean something else on every machine.
@@ -49,7 +37,7 @@ fn must_be_time() -> String {
 /// Seconds from now, or a time.
 pub(super) fn expires(raw: &RawValue, now: UnixMs) -> Result<UnixMs, String> {
     match serde_json::from_str(raw.get()) {
-        Ok(Value::Number(_)) => seconds(raw, 0.001).map(|seconds| after(now, seconds)),
+        Ok(Value::Number(_)) => rules::seconds(number(raw), LEAST_SECONDS).map(|seconds| after(now, seconds)),
         Ok(Value::String(_)) => time(raw),
         _ => Err("must be a number of seconds or a time in RFC 3339".to_owned()),
     }
