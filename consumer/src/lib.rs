@@ -18,5 +18,6 @@ pub mod worker;
 
 /// The manual's snippets, as tests.
 #[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
 #[doc = include_str!("../../docs/tasks.md")]
 struct Manual;

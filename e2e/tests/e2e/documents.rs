@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use e2e::{Pair, broker, service};
+use serde_json::Value;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -37,13 +39,68 @@ fn tests_that_the_architecture_names_exist() -> Result<()> {
 
 #[test]
 fn files_that_the_documents_name_exist() -> Result<()> {
-    for document in ["README.md", "ARCHITECTURE.md"] {
+    for document in ["README.md", "ARCHITECTURE.md", "docs/tasks.md"] {
         let text = std::fs::read_to_string(root().join(document))?;
         let named = text.split('`').skip(1).step_by(2).filter(|word| word.contains('/') && !word.contains(' '));
-        let rooted = ["protocol/", "producer/", "consumer/", "e2e/", "deploy/"];
+        let rooted = ["protocol/", "producer/", "consumer/", "e2e/", "deploy/", "docs/", "examples/"];
         for path in named.filter(|word| rooted.iter().any(|room| word.starts_with(room))) {
             assert!(root().join(path).exists() || root().join(format!("{path}.rs")).exists(), "{document}: {path}");
         }
+    }
+    Ok(())
+}
+
+/// The words in backquotes of the last table of docs/tasks.md: tasks in the first column, settings in the last.
+fn catalogue(text: &str) -> Vec<(Vec<&str>, Vec<&str>)> {
+    fn words(cell: &str) -> Vec<&str> {
+        cell.split('`').skip(1).step_by(2).collect()
+    }
+    let table = text.rsplit("| --- | --- | --- |").next().unwrap_or_default();
+    let rows = table.lines().filter(|line| line.starts_with('|'));
+    rows.map(|row| {
+        let cells: Vec<&str> = row.split('|').collect();
+        (words(cells[1]), words(cells[3]))
+    })
+    .collect()
+}
+
+#[test]
+fn the_tasks_and_settings_of_the_manual_are_those_of_the_worker() -> Result<()> {
+    let consumer = service::built("consumer")?;
+    let said = |argument: &str| -> Result<String> {
+        let output = std::process::Command::new(&consumer).arg(argument).env_clear().output()?;
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Ok(String::from_utf8(output.stdout)?)
+    };
+    let types: Vec<Value> = serde_json::from_str(&said("tasks")?)?;
+    let mut known: Vec<&str> = types.iter().filter_map(|task| task["name"].as_str()).collect();
+    let text = std::fs::read_to_string(root().join("docs/tasks.md"))?;
+    let rows = catalogue(&text);
+    let mut named: Vec<&str> = rows.iter().flat_map(|(tasks, _)| tasks).copied().collect();
+    known.sort_unstable();
+    named.sort_unstable();
+    assert_eq!(named, known);
+    for task in &types {
+        assert!(task["arguments"].is_object() && task["result"] != Value::Null, "{task:#}");
+        assert!(task["arguments"]["description"].is_string() || task["arguments"]["type"] == "null", "{task:#}");
+    }
+    let help = said("--help")?;
+    for setting in rows.iter().flat_map(|(_, settings)| settings) {
+        assert!(help.contains(&format!("[env: {setting}=")), "{setting} is no setting");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_requests_of_the_manual_are_accepted() -> Result<()> {
+    let pair = Pair::on(broker::shared().await?).consumers(0).start().await?;
+    let text = std::fs::read_to_string(root().join("docs/tasks.md"))?;
+    let blocks: Vec<&str> = text.split("```json\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert!(!blocks.is_empty());
+    for block in blocks {
+        let request: Value = serde_json::from_str(block).context(block.to_owned())?;
+        let answer = pair.client().submit(&request).await?;
+        assert_eq!(answer.status, 202, "{block}\n{}", answer.text);
     }
     Ok(())
 }

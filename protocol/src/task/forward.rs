@@ -152,6 +152,21 @@ mod tests {
     }
 
     #[test]
+    fn a_suspect_stays_one_while_it_waits_and_is_none_in_its_next_attempt() {
+        let mut suspect = received();
+        assert!(suspect.is_suspect(), "three returns");
+        let mut forward = forward_of(&suspect, Duration::from_secs(1));
+        assert!(!forward.is_suspect(), "the broker counts a new message from nought");
+        forward.set_suspect(true);
+        assert!(forward.is_suspect() && forward_of(&forward, Duration::from_secs(1)).is_suspect());
+        assert!(!retry_of(&forward, 2, Duration::ZERO).is_suspect());
+        for (returns, suspected) in [(0, false), (1, false), (2, true), (20, true)] {
+            suspect.properties.headers.insert("x-delivery-count".to_owned(), json!(returns));
+            assert_eq!(suspect.is_suspect(), suspected, "{returns}");
+        }
+    }
+
+    #[test]
     fn under_a_second_no_delay_queue_is_named() {
         let retry = retry_of(&received(), 2, Duration::from_micros(299_001));
         assert_eq!(retry.properties.headers.get(DELAY), None);
