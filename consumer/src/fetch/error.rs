@@ -16,6 +16,11 @@ use crate::handler::{TaskError, chain};
 pub(crate) enum FetchError {
     /// It is not an absolute URL.
     InvalidUrl(url::ParseError),
+    /// It cannot be written into a request.
+    UnusableUrl {
+        /// Its host.
+        host: String,
+    },
     /// A header that is the client's to set.
     InvalidHeader(HeaderName),
     /// The URL leads to where tasks may not go.
@@ -70,17 +75,24 @@ impl FetchError {
         let mut sources = std::iter::successors(first, |error| (*error).source());
         let lookup = sources.find_map(|source| source.downcast_ref::<LookupError>());
         match lookup {
-            Some(LookupError::Refused(reason)) => Self::refused(url, reason),
-            Some(LookupError::Timeout) => Self::timeout(url),
-            _ if error.is_timeout() => Self::timeout(url),
-            _ => Self::Failed { host: host(url), reason: chain(&error.without_url()) },
+            Some(LookupError::Refused(reason)) => return Self::refused(url, reason),
+            Some(LookupError::Timeout) => return Self::timeout(url),
+            _ if error.is_timeout() => return Self::timeout(url),
+            _ if error.is_builder() => return Self::UnusableUrl { host: host(url) },
+            _ => {}
         }
+        let reason = match (lookup, first) {
+            (Some(lookup), _) => chain(lookup),
+            (None, Some(first)) => chain(first),
+            (None, None) => error.without_url().to_string(),
+        };
+        Self::Failed { host: host(url), reason }
     }
 
     /// The bare name that clients see as the error's type.
     fn kind(&self) -> &'static str {
         match self {
-            Self::InvalidUrl(_) => "InvalidUrl",
+            Self::InvalidUrl(_) | Self::UnusableUrl { .. } => "InvalidUrl",
             Self::InvalidHeader(_) => "InvalidArguments",
             Self::AddressRefused { .. } => "AddressRefused",
             Self::InvalidRedirect { .. } => "InvalidRedirect",
@@ -100,6 +112,7 @@ impl fmt::Display for FetchError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::InvalidUrl(error) => write!(f, "not a URL: {error}"),
+            Self::UnusableUrl { host } => write!(f, "{host}: a URL that no request can carry"),
             Self::InvalidHeader(name) => write!(f, "header `{name}`: the client sets it itself"),
             Self::AddressRefused { what, reason } => write!(f, "{what}: {reason}"),
             Self::InvalidRedirect { host } => write!(f, "{host} redirects to what is not a URL"),

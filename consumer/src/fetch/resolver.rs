@@ -30,11 +30,24 @@ pub(super) enum LookupError {
     #[error("the name leads to {0}")]
     Refused(&'static str),
     /// The name servers do not answer.
-    #[error("the name servers did not answer within {LOOKUP:?}")]
+    #[error("the name servers did not answer in time")]
     Timeout,
     /// They answer that there is nothing.
+    #[error("the name has no address")]
+    NoAddress,
+    /// Any other failure.
     #[error(transparent)]
-    Dns(#[from] NetError),
+    Dns(NetError),
+}
+
+impl From<NetError> for LookupError {
+    fn from(error: NetError) -> Self {
+        match error {
+            NetError::Timeout => Self::Timeout,
+            error if error.is_no_records_found() => Self::NoAddress,
+            error => Self::Dns(error),
+        }
+    }
 }
 
 impl CheckedResolver {
@@ -76,6 +89,9 @@ impl Resolve for CheckedResolver {
 async fn lookup(allow: &Allow, dns: &TokioResolver, name: &str) -> Result<Vec<IpAddr>, LookupError> {
     let found = timeout(LOOKUP, dns.lookup_ip(name)).await.map_err(|_| LookupError::Timeout)??;
     let addresses: Vec<IpAddr> = found.iter().collect();
+    if addresses.is_empty() {
+        return Err(LookupError::NoAddress);
+    }
     if !allow.host(name) {
         for address in &addresses {
             allow.check(*address).map_err(LookupError::Refused)?;

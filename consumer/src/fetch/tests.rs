@@ -130,6 +130,7 @@ async fn no_url_to_another_network_or_of_another_kind_gets_anywhere() {
         ("/relative", "InvalidUrl"),
         ("http://", "InvalidUrl"),
         ("http://256.1.1.1/", "InvalidUrl"),
+        ("http://a{b.test/", "InvalidUrl"),
     ] {
         let error = fetcher(&[], &[]).send(Request::get(url, soon())).await.err().unwrap();
         let message = error.to_string();
@@ -248,4 +249,12 @@ fn settings_are_checked_without_a_runtime() {
         let error = Fetcher::new(&nameserver(address)).err().unwrap().to_string();
         assert!(error.starts_with("FETCH_NAMESERVERS: ") && error.contains(address), "{error}");
     }
+}
+
+#[tokio::test]
+async fn a_name_without_an_address_may_have_one_next_time() {
+    let (dns, _running) = name_server(&[&[]]).await;
+    let error = fetcher(&[], &[dns]).send(Request::get("http://nothing.test/", soon())).await.err().unwrap();
+    assert_eq!(error.to_string(), "nothing.test: the name has no address");
+    assert_eq!(kind(error), "FetchFailed");
 }
