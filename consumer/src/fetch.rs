@@ -1,7 +1,7 @@
 //! The one HTTP client with which tasks reach URLs that strangers chose, safe against server-side request forgery.
 //!
 //! What counts is the address that is really connected to: a name is looked up once, by the client's own
-//! [resolver](resolver), which hands out public addresses only, and every redirect is checked like the first URL. It
+//! [`resolver`], which hands out public addresses only, and every redirect is checked like the first URL. It
 //! knows nothing of tasks: what an error means to one is in [`error`].
 
 mod address;
@@ -129,6 +129,7 @@ impl Fetcher {
 }
 
 impl Shared {
+    #[expect(clippy::disallowed_methods, reason = "this is the client that the others are to use")]
     fn connect(&self) -> anyhow::Result<Client> {
         protocol::amqp::install_crypto_provider();
         let resolver = resolver::CheckedResolver::new(Arc::clone(&self.allow), &self.nameservers)?;
@@ -152,7 +153,7 @@ impl Shared {
 fn check(url: &Url, allow: &Allow) -> Result<(), FetchError> {
     if !matches!(url.scheme(), "http" | "https") {
         let reason = "only http and https URLs are fetched";
-        return Err(FetchError::AddressRefused { what: format!("{}:", url.scheme()), reason });
+        return Err(FetchError::AddressRefused { what: url.scheme().to_owned(), reason });
     }
     if !url.username().is_empty() || url.password().is_some() {
         let reason = "a URL that holds a user or a password is not fetched";
