@@ -134,7 +134,7 @@ fn bare_name(path: &str) -> &str {
 }
 
 /// The error and its sources, outermost first, joined by `: `.
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut message = error.to_string();
     let sources = std::iter::successors(error.source(), |error| error.source());
     for source in sources.map(ToString::to_string) {

@@ -7,6 +7,7 @@ mod always_fails;
 mod block_thread;
 mod crash;
 mod echo;
+mod fetch_url;
 mod flaky;
 mod hold_slot;
 mod long_running_task;
@@ -15,6 +16,7 @@ mod seconds;
 mod sleep;
 
 use crate::config::TaskSettings;
+use crate::fetch::Fetcher;
 use crate::registry::Registry;
 
 /// All tasks. The fault tasks harm the worker on purpose: they are for tests of it.
@@ -22,10 +24,12 @@ use crate::registry::Registry;
 /// # Errors
 /// A setting that a task cannot use, by its name.
 pub fn registry(settings: &TaskSettings) -> anyhow::Result<Registry> {
+    let fetcher = Fetcher::new(settings)?;
     let tasks = Registry::new()
         .register(add::Add)
         .register(always_fails::AlwaysFails)
         .register(echo::Echo)
+        .register(fetch_url::FetchUrl { fetcher, max_bytes: settings.fetch_max_bytes })
         .register(flaky::Flaky)
         .register(long_running_task::LongRunningTask)
         .register(sleep::Sleep);
@@ -45,11 +49,11 @@ mod tests {
 
     #[test]
     fn fault_tasks_are_there_on_demand_only() {
-        let harmless = ["add", "always_fails", "echo", "flaky", "long_running_task", "sleep"];
-        let faults = ["block_thread", "crash", "hold_slot", "panic"];
-        assert!(registry(&TaskSettings::default()).unwrap().names().eq(harmless));
+        let usual = registry(&TaskSettings::default()).unwrap();
         let all = registry(&TaskSettings { enable_fault_tasks: true, ..TaskSettings::default() }).unwrap();
-        assert!(harmless.iter().chain(&faults).all(|name| all.get(name).is_some()));
+        let faults: Vec<_> = all.names().filter(|name| usual.get(name).is_none()).collect();
+        assert_eq!(faults, ["block_thread", "crash", "hold_slot", "panic"]);
+        assert!(usual.names().all(|name| all.get(name).is_some()));
         assert!(all.duplicates().is_empty());
     }
 }

@@ -16,6 +16,7 @@ const POLL: Duration = Duration::from_millis(20);
 
 /// An HTTP client that keeps no connection: one that a killed or restarted service left behind would fail the next
 /// request, and one that another test's runtime drove would never answer.
+#[expect(clippy::disallowed_methods, reason = "the tests' own, for servers that they started")]
 pub fn http() -> Result<reqwest::Client> {
     Ok(reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0).timeout(REQUEST).build()?)
 }

@@ -12,6 +12,7 @@
 pub mod broker;
 pub mod client;
 pub mod config;
+pub mod dns;
 pub mod guard;
 pub mod load;
 pub mod pair;
@@ -20,12 +21,15 @@ pub mod procfs;
 pub mod proxy;
 pub mod service;
 pub mod up;
+pub mod web;
 
 pub use broker::Broker;
 pub use client::Client;
+pub use dns::NameServer;
 pub use pair::Pair;
 pub use proxy::Proxy;
 pub use service::Service;
+pub use web::Web;
 
 use std::collections::BTreeMap;
 

@@ -26,8 +26,17 @@ fn times(stat: &str) -> Option<u32> {
 
 /// The resident memory of a process in bytes.
 pub fn rss(pid: u32) -> Result<u64> {
+    memory(pid, "VmRSS:")
+}
+
+/// The most resident memory that a process ever had, in bytes.
+pub fn peak_rss(pid: u32) -> Result<u64> {
+    memory(pid, "VmHWM:")
+}
+
+fn memory(pid: u32, field: &str) -> Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("it has no memory: it has ended")?;
+    let line = status.lines().find_map(|line| line.strip_prefix(field)).context("it has no memory: it has ended")?;
     Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? * 1024)
 }
 
@@ -95,7 +104,7 @@ mod tests {
     #[test]
     fn this_process_has_memory_and_time() {
         let pid = std::process::id();
-        assert!(rss(pid).unwrap() > 100_000);
+        assert!(rss(pid).unwrap() > 100_000 && peak_rss(pid).unwrap() >= rss(pid).unwrap());
         assert!(cpu_time(pid).unwrap() < Duration::from_hours(1));
     }
 }

@@ -5,6 +5,7 @@ mod bad_input;
 mod compose;
 mod documents;
 mod faults;
+mod fetch;
 mod flood;
 mod harness;
 mod life;

@@ -1,0 +1,161 @@
+//! Owns a web server that a worker is sent to: plain answers, redirects, and answers that never end.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use anyhow::Result;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+
+use crate::ports;
+
+const GIGABYTE: u64 = 1 << 30;
+const BLOCK: usize = 64 * 1024;
+
+#[derive(Debug, Default)]
+struct Counts {
+    connections: AtomicUsize,
+    sent: AtomicU64,
+}
+
+/// A web server. Each connection gets one answer, so each request is one connection:
+///
+/// | path | answer |
+/// | --- | --- |
+/// | `/json`, `/text`, `/binary` | a body of that kind |
+/// | `/echo` | the request's head as text |
+/// | `/status/503` | that status |
+/// | `/redirect/URL` | 302 to that URL |
+/// | `/told`, `/chunked` | 1 GiB, with its length or without |
+/// | `/endless` | a body without end |
+/// | `/silent` | nothing, and the connection stays open |
+/// | `/endless-head` | headers without end |
+#[derive(Debug)]
+pub struct Web {
+    address: SocketAddr,
+    counts: Arc<Counts>,
+    _task: JoinSet<()>,
+}
+
+impl Web {
+    /// Listens on a port of its own.
+    pub async fn start() -> Result<Self> {
+        Self::at(Ipv4Addr::LOCALHOST, ports::free()?).await
+    }
+
+    /// Listens there.
+    pub async fn at(ip: Ipv4Addr, port: u16) -> Result<Self> {
+        let listener = TcpListener::bind((ip, port)).await?;
+        let (address, counts) = (listener.local_addr()?, Arc::<Counts>::default());
+        let mut task = JoinSet::new();
+        task.spawn(serve(listener, Arc::clone(&counts)));
+        Ok(Self { address, counts, _task: task })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The URL of a path.
+    #[must_use]
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    /// The URL of a path under another name for the host.
+    #[must_use]
+    pub fn url_as(&self, host: &str, path: &str) -> String {
+        format!("http://{host}:{}{path}", self.address.port())
+    }
+
+    /// How many connections were made to it.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.counts.connections.load(Ordering::SeqCst)
+    }
+
+    /// How many bytes it could send of bodies and heads without end.
+    #[must_use]
+    pub fn sent(&self) -> u64 {
+        self.counts.sent.load(Ordering::SeqCst)
+    }
+}
+
+async fn serve(listener: TcpListener, counts: Arc<Counts>) {
+    let mut open = JoinSet::new();
+    while let Ok((stream, _)) = listener.accept().await {
+        counts.connections.fetch_add(1, Ordering::SeqCst);
+        let counts = Arc::clone(&counts);
+        open.spawn(async move {
+            // Who goes away in the middle has seen enough.
+            let _ = answer(stream, &counts).await;
+        });
+        while open.try_join_next().is_some() {}
+    }
+}
+
+async fn answer(mut stream: TcpStream, counts: &Counts) -> std::io::Result<()> {
+    let head = read_head(&mut stream).await?;
+    let path = head.split(' ').nth(1).unwrap_or_default();
+    let ip = stream.local_addr()?.ip();
+    if let Some(canned) = canned(path, &head, ip) {
+        stream.write_all(&canned).await?;
+        return stream.shutdown().await;
+    }
+    let start = match path {
+        "/told" => format!("HTTP/1.1 200 OK\r\nContent-Length: {GIGABYTE}\r\n\r\n"),
+        "/chunked" => "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".to_owned(),
+        "/endless" => "HTTP/1.1 200 OK\r\n\r\n".to_owned(),
+        "/endless-head" => "HTTP/1.1 200 OK\r\n".to_owned(),
+        _ => return wait_for_end(&mut stream).await,
+    };
+    stream.write_all(start.as_bytes()).await?;
+    let block = match path {
+        "/chunked" => format!("{BLOCK:x}\r\n{}\r\n", "x".repeat(BLOCK)),
+        "/endless-head" => "X-Pad: x\r\n".repeat(BLOCK / 10),
+        _ => "x".repeat(BLOCK),
+    };
+    let blocks = if path.starts_with("/endless") { u64::MAX } else { GIGABYTE / BLOCK as u64 };
+    for _ in 0..blocks {
+        stream.write_all(block.as_bytes()).await?;
+        counts.sent.fetch_add(block.len() as u64, Ordering::SeqCst);
+    }
+    stream.shutdown().await
+}
+
+async fn read_head(stream: &mut TcpStream) -> std::io::Result<String> {
+    let (mut head, mut byte) = (Vec::new(), [0]);
+    while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).await? == 1 {
+        head.push(byte[0]);
+    }
+    Ok(String::from_utf8_lossy(&head).into_owned())
+}
+
+async fn wait_for_end(stream: &mut TcpStream) -> std::io::Result<()> {
+    stream.read(&mut [0]).await.map(|_| ())
+}
+
+/// A whole answer. Its header `Server` tells which server it was.
+fn canned(path: &str, head: &str, ip: IpAddr) -> Option<Vec<u8>> {
+    let (status, header, body): (&str, String, &[u8]) = match path {
+        "/json" => ("200", "Content-Type: application/json".to_owned(), br#"{"n": 1180591620717411303424}"#),
+        "/text" => ("200", "Content-Type: text/plain; charset=utf-8".to_owned(), "größer".as_bytes()),
+        "/binary" => ("200", "Content-Type: image/png".to_owned(), b"\x89PNG"),
+        "/echo" => ("200", "Content-Type: text/plain".to_owned(), head.as_bytes()),
+        _ => match path.split_once('/')?.1.split_once('/')? {
+            ("status", status) => (status, "Retry-After: 7".to_owned(), b"no"),
+            ("redirect", location) => ("302", format!("Location: {location}"), b""),
+            _ => return None,
+        },
+    };
+    let length = body.len();
+    let start = format!(
+        "HTTP/1.1 {status} As Asked\r\nServer: {ip}\r\n{header}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
+    );
+    let body = if head.starts_with("HEAD ") { &[] } else { body };
+    Some([start.as_bytes(), body].concat())
+}
