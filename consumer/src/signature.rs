@@ -10,10 +10,10 @@ use serde_json::value::{RawValue, to_raw_value};
 
 use crate::handler::Handler;
 
-/// Arguments of one task, in bytes of JSON; the bound that the HTTP API has for a whole request.
+/// All arguments of one task, in bytes of JSON; the bound that the HTTP API has for a whole request.
 const MAX_ARGUMENT_BYTES: usize = 256 * 1024;
-/// As over HTTP.
-const MAX_DEPTH: usize = 64;
+/// Of each argument list: the message, like a request over HTTP, is one level deeper.
+const MAX_DEPTH: usize = 63;
 const MAX_NAME_BYTES: usize = 200;
 const MAX_PRIORITY: u8 = 9;
 
@@ -202,10 +202,11 @@ impl Signature {
         if self.soft_time_limit.is_some_and(|limit| limit.is_zero()) {
             return bad("soft_time_limit", "must be above zero");
         }
-        for (field, json) in [("args", self.args_json()), ("kwargs", self.kwargs_json())] {
-            if json.get().len() > MAX_ARGUMENT_BYTES {
-                return bad(field, "more than 256 KiB of JSON");
-            }
+        let (args, kwargs) = (self.args_json(), self.kwargs_json());
+        if args.get().len() + kwargs.get().len() > MAX_ARGUMENT_BYTES {
+            return bad("args and kwargs", "together more than 256 KiB of JSON");
+        }
+        for (field, json) in [("args", args), ("kwargs", kwargs)] {
             if let Err(error) = json::check(json.get(), MAX_DEPTH) {
                 return bad(field, &error.to_string());
             }
@@ -240,7 +241,10 @@ mod tests {
     #[test]
     fn what_cannot_be_used_is_named() {
         let unserializable = std::collections::HashMap::from([((1, 2), 3)]);
-        let deep = serde_json::from_str::<Box<RawValue>>(&("[".repeat(70) + &"]".repeat(70))).unwrap();
+        let nested =
+            |levels| serde_json::from_str::<Box<RawValue>>(&("[".repeat(levels) + &"]".repeat(levels))).unwrap();
+        Signature::new("t").arg(nested(62)).check().unwrap();
+        let half = "x".repeat(140_000);
         for (call, field) in [
             (Signature::new(""), "task: "),
             (Signature::new("a\nb"), "task: "),
@@ -249,8 +253,8 @@ mod tests {
             (Signature::new("t").task_id("no blanks"), "task_id: "),
             (Signature::new("t").time_limit(Duration::ZERO), "time_limit: "),
             (Signature::new("t").kwarg("map", unserializable), "kwargs: map: "),
-            (Signature::new("t").arg(deep), "args: "),
-            (Signature::new("t").arg("x".repeat(300_000)), "args: "),
+            (Signature::new("t").arg(nested(63)), "args: "),
+            (Signature::new("t").arg(&half).kwarg("y", &half), "args and kwargs: "),
         ] {
             let error = call.check().unwrap_err().to_string();
             assert!(error.starts_with(field), "{error}");

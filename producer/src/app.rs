@@ -183,8 +183,8 @@ impl Producer {
             consumer_tag: format!("producer-{}", std::process::id()),
         };
         let deliveries = self.subscribe(subscribe);
-        let replies =
-            Replies::new(self.store.clone(), publisher.clone(), self.broker.clone(), topology, self.table.clone());
+        let (store, table) = (self.store.clone(), self.table.clone());
+        let replies = Replies::new(store, publisher.clone(), self.broker.clone(), topology, table, self.limits());
         self.spawn("reply loop", replies.run(deliveries));
     }
 

@@ -9,6 +9,7 @@ mod relay;
 mod replies;
 mod rules;
 mod store;
+mod submission;
 mod workers;
 
 use std::process::ExitCode;

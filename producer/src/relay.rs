@@ -144,8 +144,8 @@ impl Relay {
             publish: Some(task.publish),
             submit: None,
             origin: &self.origin,
-            root_id: None,
-            parent_id: None,
+            root_id: task.parent.as_ref().map(|parent| parent.root_id.as_str()),
+            parent_id: task.parent.as_ref().map(|parent| parent.id.as_str()),
         }
         .message()
     }

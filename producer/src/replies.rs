@@ -1,4 +1,5 @@
-//! The reply loop: batches what workers report into one transaction, commits, and only then acks.
+//! The reply loop: batches what workers report and what running tasks submit into one transaction, commits, and only
+//! then acks.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,13 +9,16 @@ use protocol::amqp::{Broker, Delivery, Publish, Publisher};
 use protocol::dead_letter::{Verdict, dead_letter};
 use protocol::json;
 use protocol::lost::{LostNotice, LostReason};
+use protocol::message::truncate;
 use protocol::reply::{ErrorInfo, Reply, Report};
 use protocol::timestamp::{from_unix_ms, now_ms, rfc3339};
 use protocol::topology::{Table, Topology};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
-use crate::store::{Recorded, Store, StoreError};
+use crate::rules::Limits;
+use crate::store::{Child, Recorded, Store, StoreError};
+use crate::submission;
 
 /// Unsettled replies, which the broker client holds in memory.
 pub const PREFETCH: u16 = 500;
@@ -27,29 +31,42 @@ const MAX_RESULT_DEPTH: usize = 100;
 /// How long replies wait, unacked, for a store that fails.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Records replies and lost notices.
+/// Records replies, children and lost notices.
 pub struct Replies {
     store: Store,
     publisher: Publisher,
     broker: Broker,
     topology: Topology,
     table: Table,
+    limits: Limits,
 }
 
 /// A batch sorted by what is to be done with it.
 #[derive(Default)]
 struct Batch {
+    children: Vec<Child>,
+    /// The children's deliveries, each with its place in the batch.
+    submissions: Vec<(usize, Delivery)>,
     reports: Vec<Recorded>,
     lost: Vec<LostNotice>,
     unreadable: Vec<(Delivery, String)>,
-    last: Option<Delivery>,
+    /// The last of the other deliveries to be acked.
+    last: Option<(usize, Delivery)>,
 }
 
 impl Replies {
-    /// The reply loop of a store; `table` is declared again when the broker had no way for a task.
+    /// The reply loop of a store; `table` is declared again when the broker had no way for a task, children are accepted
+    /// within `limits`.
     #[must_use]
-    pub fn new(store: Store, publisher: Publisher, broker: Broker, topology: Topology, table: Table) -> Self {
-        Self { store, publisher, broker, topology, table }
+    pub fn new(
+        store: Store,
+        publisher: Publisher,
+        broker: Broker,
+        topology: Topology,
+        table: Table,
+        limits: Limits,
+    ) -> Self {
+        Self { store, publisher, broker, topology, table, limits }
     }
 
     /// Records until the deliveries end.
@@ -71,16 +88,27 @@ impl Replies {
     fn sort(&self, received: Vec<Delivery>) -> Batch {
         let at = now_ms();
         let mut batch = Batch::default();
-        for delivery in received {
+        for (place, delivery) in received.into_iter().enumerate() {
+            if submission::is_submission(&delivery.message) {
+                // No report follows from one that cannot be read: its id may be that of a task that goes well.
+                match submission::read(&delivery.message, &self.limits, at) {
+                    Ok(child) => {
+                        batch.children.push(child);
+                        batch.submissions.push((place, delivery));
+                    }
+                    Err(reason) => batch.unreadable.push((delivery, reason)),
+                }
+                continue;
+            }
             if let Some(notice) = LostNotice::read(&delivery.message, &self.topology) {
                 batch.lost.push(notice);
-                batch.last = Some(delivery);
+                batch.last = Some((place, delivery));
                 continue;
             }
             match read(&delivery) {
                 Ok(reply) => {
                     batch.reports.push(Recorded { reply, at });
-                    batch.last = Some(delivery);
+                    batch.last = Some((place, delivery));
                 }
                 Err(reason) => {
                     batch.reports.extend(failure_of(&delivery, &reason).map(|reply| Recorded { reply, at }));
@@ -93,32 +121,52 @@ impl Replies {
 
     /// Tries for as long as it takes: what is not recorded stays unacked, and the prefetch bounds it.
     async fn record(&self, batch: Batch) {
-        let Batch { reports, lost, unreadable, last } = batch;
-        let reports: Arc<[Recorded]> = reports.into();
-        while let Err(error) = self.store_all(&reports, &lost).await {
-            if matches!(error, StoreError::Closed) {
-                return;
+        let Batch { children, submissions, reports, lost, mut unreadable, last } = batch;
+        let (children, reports) = (children.into(), reports.into());
+        let orphans = loop {
+            match self.store_all(&children, &reports, &lost).await {
+                Ok(orphans) => break orphans,
+                Err(StoreError::Closed) => return,
+                Err(error) => tracing::error!(%error, "replies wait for the store"),
             }
-            tracing::error!(%error, "replies wait for the store");
             sleep(PAUSE).await;
+        };
+        let mut recorded: Vec<(usize, Delivery)> = last.into_iter().collect();
+        for (number, (place, delivery)) in submissions.into_iter().enumerate() {
+            if orphans.contains(&number) {
+                let parent = truncate(&children[number].parent_id, 64);
+                let reason = format!("a child of {parent:?}, which is no task of this store");
+                unreadable.push((delivery, reason));
+            } else {
+                recorded.push((place, delivery));
+            }
         }
         join_all(unreadable.into_iter().map(|(delivery, reason)| self.set_aside(delivery, reason))).await;
-        if let Some(last) = last {
+        if let Some((_, last)) = recorded.into_iter().max_by_key(|(place, _)| *place) {
             last.ack_through().await;
         }
     }
 
-    async fn store_all(&self, reports: &Arc<[Recorded]>, lost: &[LostNotice]) -> Result<(), StoreError> {
-        if !reports.is_empty() {
-            let counted = self.store.record(reports.clone()).await?;
-            metrics::counter!("errand_reports_total").increment(counted);
+    /// Records the batch; answers which of the children have no parent in this store.
+    async fn store_all(
+        &self,
+        children: &Arc<[Child]>,
+        reports: &Arc<[Recorded]>,
+        lost: &[LostNotice],
+    ) -> Result<Vec<usize>, StoreError> {
+        let mut orphans = Vec::new();
+        if !children.is_empty() || !reports.is_empty() {
+            let counted = self.store.record(children.clone(), reports.clone()).await?;
+            metrics::counter!("errand_children_total").increment(counted.children);
+            metrics::counter!("errand_reports_total").increment(counted.reports);
+            orphans = counted.orphans;
         }
         if !lost.is_empty() {
             self.mend(lost).await;
             let counted = self.store.put_back(lost.to_vec(), now_ms()).await?;
             metrics::counter!("errand_lost_total").increment(counted);
         }
-        Ok(())
+        Ok(orphans)
     }
 
     /// An unroutable task may only have met a missing binding: declaring the topology again brings it back.

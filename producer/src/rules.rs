@@ -6,6 +6,7 @@ use std::time::Duration;
 use protocol::json::{self, JsonFault};
 use protocol::message::truncate;
 use protocol::retry::RetryOptions;
+use serde_json::value::RawValue;
 
 /// The largest submit over HTTP, and the most bytes of JSON that the arguments of a child have together.
 pub const MAX_BYTES: usize = 256 * 1024;
@@ -78,6 +79,16 @@ pub fn json(json: &str) -> Result<(), String> {
         JsonFault::TooDeep { .. } => format!("nests deeper than {MAX_DEPTH} levels"),
         JsonFault::Invalid(error) => error.to_string(),
     })
+}
+
+/// The positional arguments of a task that names none.
+pub fn no_args() -> Box<RawValue> {
+    RawValue::from_string("[]".to_owned()).unwrap_or_default()
+}
+
+/// The arguments by name of a task that names none.
+pub fn no_kwargs() -> Box<RawValue> {
+    RawValue::from_string("{}".to_owned()).unwrap_or_default()
 }
 
 /// A priority; `None` is no integer.

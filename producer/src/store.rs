@@ -3,6 +3,7 @@
 //! This module holds the nouns; SQL stands in the backend below it and nowhere else. Nothing here knows of HTTP or of
 //! the broker.
 
+mod children;
 mod column;
 mod insert;
 mod lost;
@@ -17,7 +18,7 @@ mod wake;
 mod write;
 mod writer;
 
-use protocol::reply::Reply;
+use protocol::reply::{ErrorInfo, Reply};
 use protocol::retry::RetryOptions;
 use protocol::state::State;
 use serde_json::value::RawValue;
@@ -58,6 +59,28 @@ pub struct NewTask {
     pub eta: Option<UnixMs>,
     /// Not after.
     pub expires: Option<UnixMs>,
+    /// Whose child it is; `None` for a task that came over HTTP.
+    pub parent: Option<Parent>,
+}
+
+/// Whose child a task is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Parent {
+    /// The task that submitted it.
+    pub id: String,
+    /// The first task of the family.
+    pub root_id: String,
+}
+
+/// A task that a running one submitted, as it was received.
+#[derive(Debug, Clone)]
+pub struct Child {
+    /// The task; its `parent` is filled in from the parent's row.
+    pub task: NewTask,
+    /// The task that submitted it, by its own account.
+    pub parent_id: String,
+    /// Why it cannot be accepted: it is FAILURE at once.
+    pub fault: Option<ErrorInfo>,
 }
 
 impl NewTask {
@@ -181,6 +204,8 @@ pub struct DueTask {
     pub soft_time_limit: Option<f64>,
     /// Not after.
     pub expires: Option<UnixMs>,
+    /// Whose child it is.
+    pub parent: Option<Parent>,
     /// The attempt to publish: the next one when the last was to be retried.
     pub retries: u32,
     /// Which publish of this task this is, from 1.
@@ -198,6 +223,17 @@ pub struct Recorded {
     pub reply: Reply,
     /// When it was received.
     pub at: UnixMs,
+}
+
+/// What a batch from the reply queue changed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Counted {
+    /// Children that became rows.
+    pub children: u64,
+    /// Reports that counted.
+    pub reports: u64,
+    /// The places among the children of those whose parent is no row of this store: nothing was made of them.
+    pub orphans: Vec<usize>,
 }
 
 /// Why the store did not do it. Nothing was written.

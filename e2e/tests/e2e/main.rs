@@ -2,6 +2,7 @@
 
 mod apart;
 mod bad_input;
+mod children;
 mod compose;
 mod documents;
 mod faults;

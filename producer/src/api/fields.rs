@@ -68,8 +68,8 @@ struct Fields<'a> {
 impl<'a> Fields<'a> {
     fn task(&mut self, limits: &Limits) -> NewTask {
         let task = self.name();
-        let args = self.field("args", array).unwrap_or_else(|| empty("[]"));
-        let kwargs = self.field("kwargs", object).unwrap_or_else(|| empty("{}"));
+        let args = self.field("args", array).unwrap_or_else(rules::no_args);
+        let kwargs = self.field("kwargs", object).unwrap_or_else(rules::no_kwargs);
         let queue = self.queue(limits);
         let priority = self.field("priority", |raw| rules::priority(number(raw))).unwrap_or(0);
         let eta = self.eta();
@@ -91,6 +91,7 @@ impl<'a> Fields<'a> {
             created_at: now,
             eta,
             expires,
+            parent: None,
         }
     }
 
@@ -176,10 +177,6 @@ const KNOWN: [&str; 12] = [
     "task_id",
     "retry",
 ];
-
-fn empty(text: &str) -> Box<RawValue> {
-    RawValue::from_string(text.to_owned()).unwrap_or_else(|_| RawValue::NULL.to_owned())
-}
 
 fn task_id(raw: &RawValue) -> Result<String, String> {
     let id = string(raw)?;

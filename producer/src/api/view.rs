@@ -25,6 +25,10 @@ pub struct TaskView {
     result: Option<Box<RawValue>>,
     error: Option<Box<RawValue>>,
     worker: Option<String>,
+    /// The task that submitted it, null when it came over HTTP.
+    parent_id: Option<String>,
+    /// The first task of the family: its own id when it has no parent, as in Celery.
+    root_id: String,
     created_at: Option<String>,
     /// In RETRY when the next attempt is due, else what was asked for.
     eta: Option<String>,
@@ -60,6 +64,8 @@ impl TaskView {
             result: row.result.clone(),
             error: row.error.clone(),
             worker: row.worker.clone(),
+            parent_id: task.parent.as_ref().map(|parent| parent.id.clone()),
+            root_id: task.parent.as_ref().map_or_else(|| task.id.clone(), |parent| parent.root_id.clone()),
             created_at: time(Some(task.created_at)),
             eta: time(if row.state == State::Retry { row.retry_at } else { task.eta }),
             expires: time(task.expires),

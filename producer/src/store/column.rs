@@ -1,8 +1,10 @@
-//! JSON in columns and parameters.
+//! What more than one statement reads from columns and puts into parameters.
 
 use serde_json::value::RawValue;
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
+
+use super::Parent;
 
 /// The one parameter of a bulk statement.
 pub(super) fn json<T: serde::Serialize>(rows: &T) -> Result<String, sqlx::Error> {
@@ -19,6 +21,12 @@ pub(super) fn raw(row: &SqliteRow, column: &str) -> Result<Box<RawValue>, sqlx::
 pub(super) fn optional_raw(row: &SqliteRow, column: &str) -> Result<Option<Box<RawValue>>, sqlx::Error> {
     let text: Option<String> = row.try_get(column)?;
     text.map(RawValue::from_string).transpose().map_err(|error| sqlx::Error::Decode(error.into()))
+}
+
+/// Whose child the row is.
+pub(super) fn parent(row: &SqliteRow) -> Result<Option<Parent>, sqlx::Error> {
+    let ids: (Option<String>, Option<String>) = (row.try_get("parent_id")?, row.try_get("root_id")?);
+    Ok(ids.0.zip(ids.1).map(|(id, root_id)| Parent { id, root_id }))
 }
 
 /// Decodes a JSON column.

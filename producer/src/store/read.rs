@@ -4,7 +4,7 @@ use protocol::state::State;
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
-use super::column::{from_json, optional_raw, raw};
+use super::column::{from_json, optional_raw, parent, raw};
 use super::{NewTask, Stage, Store, StoreError, TaskRow};
 
 impl Store {
@@ -51,5 +51,6 @@ fn accepted(row: &SqliteRow) -> Result<NewTask, sqlx::Error> {
         created_at: row.try_get("created_at")?,
         eta: row.try_get("eta")?,
         expires: row.try_get("expires")?,
+        parent: parent(row)?,
     })
 }

@@ -7,13 +7,13 @@ use protocol::state::State;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
 
-use super::column::{from_json, json, raw};
+use super::column::{from_json, json, parent, raw};
 use super::write::Write;
 use super::{DueTask, Published, Store, StoreError};
 
 const DUE: &str =
     "SELECT id, task, priority, args, kwargs, retry, time_limit, soft_time_limit, expires, retries, state,
-        publishes
+        publishes, parent_id, root_id
     FROM tasks WHERE stage = 'waiting' AND queue = ? ORDER BY priority DESC, seq LIMIT ?";
 
 impl Store {
@@ -80,6 +80,7 @@ fn due_task(row: &SqliteRow) -> Result<DueTask, sqlx::Error> {
         time_limit: row.try_get("time_limit")?,
         soft_time_limit: row.try_get("soft_time_limit")?,
         expires: row.try_get("expires")?,
+        parent: parent(row)?,
         retries: retries.saturating_add(u32::from(retrying)),
         publish: row.try_get::<u32, _>("publishes")? + 1,
     })

@@ -12,16 +12,17 @@ use sqlx::SqliteConnection;
 
 use super::column::json;
 use super::write::{Changes, Write};
-use super::{Recorded, Stage, Store, StoreError, UnixMs};
+use super::{Child, Counted, Recorded, Stage, Store, StoreError, UnixMs};
 
 impl Store {
-    /// Records reports; says how many of them counted. Late and duplicate ones, and those about ids that this store does
-    /// not own, change nothing.
+    /// Takes in children and then records reports, in one commit, so that no parent is seen to have ended before its
+    /// children are there. Late and duplicate reports, and those about ids that this store does not own, change nothing;
+    /// so does a child that was taken in before.
     ///
     /// # Errors
     /// The store failed and nothing was recorded.
-    pub async fn record(&self, reports: Arc<[Recorded]>) -> Result<u64, StoreError> {
-        self.write(|done| Write::Reports(reports, done)).await
+    pub async fn record(&self, children: Arc<[Child]>, reports: Arc<[Recorded]>) -> Result<Counted, StoreError> {
+        self.write(|done| Write::Replies(children, reports, done)).await
     }
 }
 

@@ -1,5 +1,9 @@
 //! Tests of the store on a real database.
 
+mod children;
+
+use std::sync::Arc;
+
 use protocol::lost::{LostNotice, LostReason};
 use protocol::reply::{ErrorInfo, Progress, Reply, Report};
 use protocol::retry::RetryPolicy;
@@ -27,6 +31,7 @@ pub(crate) fn new_task(id: &str) -> NewTask {
         created_at: NOW,
         eta: None,
         expires: None,
+        parent: None,
     }
 }
 
@@ -62,6 +67,10 @@ fn report_of(state: State) -> Report {
         State::Failure => Report::Failure(error("no")),
         State::Revoked => Report::Revoked { reason: "expired".to_owned() },
     }
+}
+
+async fn record(store: &Store, reports: Arc<[Recorded]>) -> Result<u64, StoreError> {
+    store.record(Arc::default(), reports).await.map(|counted| counted.reports)
 }
 
 async fn row(store: &Store, id: &str) -> TaskRow {
@@ -183,13 +192,13 @@ async fn a_life_is_recorded_in_order() {
         reply("a", Report::Progress(progress), Some(0), Some(1)),
         reply("a", Report::Retry { error: error("first"), eta: None }, Some(0), Some(2)),
     ];
-    assert_eq!(store.record(batch.into()).await.unwrap(), 3);
+    assert_eq!(record(&store, batch.into()).await.unwrap(), 3);
     let retrying = row(&store, "a").await;
     assert_eq!((retrying.state, retrying.stage, retrying.retries), (State::Retry, Stage::Retrying, 0));
     assert!(retrying.error.unwrap().get().contains("first") && retrying.progress.is_some());
     assert_eq!(store.queued("default").await.unwrap(), 0);
     let end = vec![reply("a", Report::Started, Some(1), Some(0)), reply("a", success("null"), Some(1), Some(1))];
-    assert_eq!(store.record(end.into()).await.unwrap(), 2);
+    assert_eq!(record(&store, end.into()).await.unwrap(), 2);
     let ended = row(&store, "a").await;
     assert_eq!((ended.state, ended.retries, ended.worker.as_deref()), (State::Success, 1, Some("w@h")));
     assert_eq!(ended.result.unwrap().get(), "null");
@@ -200,7 +209,7 @@ async fn a_life_is_recorded_in_order() {
 #[tokio::test]
 async fn reports_about_unknown_ids_make_no_row() {
     let (_dir, store) = store().await;
-    assert_eq!(store.record([reply("ghost", success("1"), Some(0), None)].into()).await.unwrap(), 0);
+    assert_eq!(record(&store, [reply("ghost", success("1"), Some(0), None)].into()).await.unwrap(), 0);
     assert!(store.task("ghost").await.unwrap().is_none());
 }
 
@@ -241,12 +250,12 @@ async fn a_report_does_not_take_a_lost_task_from_the_relay() -> Result<(), Store
     publish(&store, "a", 1).await;
     store.put_back(vec![lost(Some(1))], NOW).await?;
     assert_eq!(store.outstanding(), 1, "it was due before, and is not forgotten while it waits");
-    store.record([reply("a", report_of(State::Retry), Some(0), Some(0))].into()).await?;
+    record(&store, [reply("a", report_of(State::Retry), Some(0), Some(0))].into()).await?;
     assert_eq!((row(&store, "a").await.state, row(&store, "a").await.stage), (State::Retry, Stage::Scheduled));
     store.tick(NOW + 60_000).await?;
     let due = store.due("default", 10, usize::MAX).await?;
     assert_eq!((due[0].retries, due[0].publish, store.outstanding()), (1, 2, 1));
-    store.record([reply("a", success("1"), Some(0), None)].into()).await?;
+    record(&store, [reply("a", success("1"), Some(0), None)].into()).await?;
     assert_eq!((store.outstanding(), row(&store, "a").await.stage), (0, Stage::Done));
     Ok(())
 }
@@ -255,14 +264,14 @@ async fn a_report_does_not_take_a_lost_task_from_the_relay() -> Result<(), Store
 async fn only_the_loss_of_the_latest_publish_and_attempt_counts() -> Result<(), StoreError> {
     let (_dir, store) = store().await;
     store.insert(new_task("a")).await?;
-    store.record([reply("a", Report::Started, Some(0), Some(0))].into()).await?;
+    record(&store, [reply("a", Report::Started, Some(0), Some(0))].into()).await?;
     publish(&store, "a", 1).await;
     store.put_back(vec![lost(Some(1))], NOW).await?;
     store.tick(NOW + 60_000).await?;
-    store.record([reply("a", Report::Started, Some(0), Some(1))].into()).await?;
+    record(&store, [reply("a", Report::Started, Some(0), Some(1))].into()).await?;
     publish(&store, "a", 2).await;
     assert_eq!(store.put_back(vec![lost(Some(1))], NOW).await?, 0, "publish 1 was counted, publish 2 runs");
-    store.record([reply("a", report_of(State::Retry), Some(0), Some(2))].into()).await?;
+    record(&store, [reply("a", report_of(State::Retry), Some(0), Some(2))].into()).await?;
     assert_eq!(store.put_back(vec![lost(Some(2))], NOW).await?, 0, "attempt 0 was followed by attempt 1");
     assert_eq!(row(&store, "a").await.lost, 1);
     Ok(())
@@ -272,8 +281,8 @@ async fn only_the_loss_of_the_latest_publish_and_attempt_counts() -> Result<(), 
 async fn a_late_end_keeps_the_attempts_that_were_made() -> Result<(), StoreError> {
     let (_dir, store) = store().await;
     store.insert(new_task("a")).await?;
-    store.record([reply("a", Report::Started, Some(2), Some(0))].into()).await?;
-    store.record([reply("a", success("1"), Some(0), None)].into()).await?;
+    record(&store, [reply("a", Report::Started, Some(2), Some(0))].into()).await?;
+    record(&store, [reply("a", success("1"), Some(0), None)].into()).await?;
     assert_eq!((row(&store, "a").await.state, row(&store, "a").await.retries), (State::Success, 2));
     Ok(())
 }
@@ -292,7 +301,7 @@ async fn ended_tasks_are_forgotten_after_their_time() {
     for id in ["a", "b"] {
         store.insert(new_task(id)).await.unwrap();
     }
-    store.record([reply("a", success("1"), Some(0), None)].into()).await.unwrap();
+    record(&store, [reply("a", success("1"), Some(0), None)].into()).await.unwrap();
     assert_eq!(store.prune(NOW + 1).await.unwrap(), 0);
     assert_eq!(store.prune(NOW + 2).await.unwrap(), 1);
     assert!(store.task("a").await.unwrap().is_none() && store.task("b").await.unwrap().is_some());
@@ -320,10 +329,10 @@ fn the_guard_is_the_rule() {
             for (claim, flush) in &claims {
                 batch.push(reply(&id, report_of(claim.state), claim.retries, claim.seq));
                 if *flush {
-                    store.record(std::mem::take(&mut batch).into()).await.unwrap();
+                    record(&store, std::mem::take(&mut batch).into()).await.unwrap();
                 }
             }
-            store.record(batch.into()).await.unwrap();
+            record(&store, batch.into()).await.unwrap();
             row(&store, &id).await
         });
         prop_assert_eq!((got.state, got.retries), (expected.state, expected.retries));

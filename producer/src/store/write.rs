@@ -5,13 +5,13 @@ use std::sync::Arc;
 use protocol::lost::LostNotice;
 use tokio::sync::oneshot;
 
-use super::{NewTask, Published, Recorded, StoreError, UnixMs};
+use super::{Child, Counted, NewTask, Published, Recorded, StoreError, UnixMs};
 
 /// A request and who waits for its commit.
 pub(super) enum Write {
     Insert(Vec<(NewTask, Done<()>)>),
     Published(Arc<[Published]>, Done<()>),
-    Reports(Arc<[Recorded]>, Done<u64>),
+    Replies(Arc<[Child]>, Arc<[Recorded]>, Done<Counted>),
     Lost(Vec<LostNotice>, UnixMs, Done<u64>),
     Tick(UnixMs, Done<()>),
     Prune(UnixMs, Done<u64>),
@@ -28,7 +28,8 @@ impl Write {
         match self {
             Self::Insert(tasks) => tasks.into_iter().for_each(|(_, done)| drop(done.send(Err(error.clone())))),
             Self::Published(_, done) | Self::Tick(_, done) | Self::Probe(done) => drop(done.send(Err(error))),
-            Self::Reports(_, done) | Self::Lost(_, _, done) | Self::Prune(_, done) => drop(done.send(Err(error))),
+            Self::Replies(_, _, done) => drop(done.send(Err(error))),
+            Self::Lost(_, _, done) | Self::Prune(_, done) => drop(done.send(Err(error))),
         }
     }
 }

@@ -8,7 +8,7 @@ use sqlx::SqliteConnection;
 use tokio::sync::mpsc;
 
 use super::write::{Changes, Done, Write};
-use super::{StoreError, Wake, insert, lost, relay, reports, time};
+use super::{Child, Counted, Recorded, StoreError, Wake, children, insert, lost, relay, reports, time};
 
 /// The most requests in one commit.
 const GROUP: usize = 1024;
@@ -125,12 +125,24 @@ async fn apply(
             answer_inserts(waiting, stored)
         }
         Write::Published(published, done) => settle(done, relay::mark(connection, &published).await),
-        Write::Reports(reports, done) => settle(done, reports::record(connection, &reports, changes).await),
+        Write::Replies(children, reports, done) => settle(done, record(connection, &children, &reports, changes).await),
         Write::Lost(notices, now, done) => settle(done, lost::put_back(connection, notices, now, changes).await),
         Write::Tick(now, done) => settle(done, time::tick(connection, now, changes).await),
         Write::Probe(done) => settle(done, time::probe(connection).await),
         Write::Prune(before, done) => settle(done, time::prune(connection, before).await),
     }
+}
+
+/// Children first: a report about one, or of its parent's end, may be in the same batch.
+async fn record(
+    connection: &mut SqliteConnection,
+    children: &[Child],
+    reports: &[Recorded],
+    changes: &mut Changes,
+) -> Result<Counted, sqlx::Error> {
+    let taken = children::take_in(connection, children, changes).await?;
+    let reports = reports::record(connection, reports, changes).await?;
+    Ok(Counted { children: taken.stored, reports, orphans: taken.orphans })
 }
 
 fn settle<T: Send + 'static>(done: Done<T>, outcome: Result<T, sqlx::Error>) -> (Answer, Result<(), StoreError>) {

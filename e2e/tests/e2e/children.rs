@@ -1,0 +1,86 @@
+//! Children: tasks that a running one submits through its producer's reply queue.
+
+use anyhow::{Context, Result};
+use e2e::{Pair, broker};
+use serde_json::{Value, json};
+
+use crate::life::SOON;
+use crate::rows;
+
+/// Publishes a submission as a worker does, with an `add` of 1 and 2.
+async fn submit(pair: &Pair, id: &str, parent_id: &str, queue: &str) -> Result<()> {
+    let management = &pair.broker().management;
+    let queues = management.queues(pair.vhost()).await?;
+    let results = queues.iter().find(|queue| queue.starts_with("errand.results.")).context("no reply queue")?;
+    let headers = json!({"id": id, "task": "add", "parent_id": parent_id, "errand-submit": queue});
+    let properties = json!({
+        "content_type": "application/json", "delivery_mode": 2, "priority": 5, "correlation_id": id, "headers": headers
+    });
+    let published = management.publish(pair.vhost(), "", results, &properties, "[[1, 2], {}, null]").await?;
+    anyhow::ensure!(published, "{results} did not take it");
+    Ok(())
+}
+
+/// A pair with a parent that waits for its time.
+async fn family() -> Result<(Pair, String)> {
+    let pair = Pair::on(broker::shared().await?).start().await?;
+    let parent = pair.client().accepted(&json!({"task": "echo", "args": [0], "countdown": 600})).await?;
+    Ok((pair, parent))
+}
+
+/// The task, once it is there.
+async fn ended(pair: &Pair, id: &str) -> Result<Value> {
+    let start = std::time::Instant::now();
+    while pair.client().get_path(&format!("/v1/tasks/{id}")).await?.status == 404 {
+        anyhow::ensure!(start.elapsed() < SOON, "{id} became no row");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    pair.client().await_terminal(id, SOON).await
+}
+
+#[tokio::test]
+async fn a_submitted_child_becomes_a_task_of_its_own_and_runs_once() -> Result<()> {
+    let (mut pair, parent) = family().await?;
+    for _ in 0..2 {
+        submit(&pair, "child", &parent, "default").await?;
+    }
+    let child = ended(&pair, "child").await?;
+    assert_eq!((&child["state"], &child["result"], &child["priority"]), (&json!("SUCCESS"), &json!(3), &json!(5)));
+    assert_eq!((&child["parent_id"], &child["root_id"]), (&json!(parent), &json!(parent)), "{child:#}");
+    let root = pair.client().get(&parent).await?;
+    assert_eq!((&root["parent_id"], &root["root_id"]), (&Value::Null, &json!(parent)));
+    pair.restart_producer().await?;
+    submit(&pair, "child", &parent, "default").await?;
+    submit(&pair, "grandchild", "child", "default").await?;
+    let grandchild = ended(&pair, "grandchild").await?;
+    assert_eq!((&grandchild["parent_id"], &grandchild["root_id"]), (&json!("child"), &json!(parent)));
+    assert_eq!(pair.client().get("child").await?["finished_at"], child["finished_at"]);
+    assert_eq!(rows::count(pair.store()).await?, 3);
+    pair.stop().await
+}
+
+#[tokio::test]
+async fn a_child_for_a_queue_that_is_not_accepted_fails_and_says_so() -> Result<()> {
+    let (pair, parent) = family().await?;
+    submit(&pair, "lost", &parent, "nowhere").await?;
+    let child = ended(&pair, "lost").await?;
+    assert_eq!((&child["state"], &child["error"]["type"]), (&json!("FAILURE"), &json!("InvalidSubmission")));
+    let message = child["error"]["message"].as_str().unwrap_or_default();
+    assert!(message.contains(r#"queue: "nowhere""#) && message.contains("QUEUES: default"), "{message}");
+    assert_eq!((&child["queue"], &child["parent_id"]), (&json!("nowhere"), &json!(parent)));
+    pair.stop().await
+}
+
+#[tokio::test]
+async fn a_child_of_no_task_here_becomes_a_dead_letter_and_no_row() -> Result<()> {
+    let (pair, parent) = family().await?;
+    submit(&pair, "stray", "somebody-elses", "default").await?;
+    pair.broker().await_depth(pair.vhost(), "errand.dead-letters", |depth| depth.ready == 1, SOON).await?;
+    let letter = pair.broker().management.peek(pair.vhost(), "errand.dead-letters", 1).await?.remove(0);
+    let why = letter.headers["errand-dead-message"].as_str().unwrap_or_default();
+    assert!(why.contains("somebody-elses") && why.contains("no task of this store"), "{why}");
+    submit(&pair, "child", &parent, "default").await?;
+    assert_eq!(ended(&pair, "child").await?["state"], "SUCCESS");
+    assert_eq!(rows::count(pair.store()).await?, 2);
+    pair.stop().await
+}
