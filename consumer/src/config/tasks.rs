@@ -24,7 +24,7 @@ pub struct TaskSettings {
     #[arg(long, env = "FETCH_MAX_BYTES", default_value_t = 512 * 1024)]
     pub fetch_max_bytes: usize,
 
-    /// The mail server of `send_email`: smtps://user:password@host, or smtp://host:port?tls=required
+    /// The mail server of `send_email`: `smtps://user:password@host`, or `smtp://host:port?tls=required`
     #[arg(long, env = "SMTP_URL", hide_env_values = true)]
     pub smtp_url: Option<String>,
 

@@ -84,3 +84,67 @@ async fn a_child_of_no_task_here_becomes_a_dead_letter_and_no_row() -> Result<()
     assert_eq!(rows::count(pair.store()).await?, 2);
     pair.stop().await
 }
+
+/// A task of the example worker's that submits as many children.
+fn report(pages: u32) -> Value {
+    json!({"task": "report", "args": [pages]})
+}
+
+#[tokio::test]
+async fn a_handlers_children_are_there_before_its_result() -> Result<()> {
+    let pair = Pair::on(broker::shared().await?).worker("custom_worker").start().await?;
+    let parent = pair.client().accepted(&report(6)).await?;
+    let ended = pair.client().await_terminal(&parent, SOON).await?;
+    assert_eq!(ended["state"], "SUCCESS", "{ended:#}");
+    assert_eq!(rows::count(pair.store()).await?, 7);
+    let pages: Vec<String> = serde_json::from_value(ended["result"].clone())?;
+    for (number, id) in (1..).zip(&pages) {
+        let page = pair.client().await_terminal(id, SOON).await?;
+        assert_eq!((&page["state"], &page["result"]), (&json!("SUCCESS"), &json!(format!("page {number}"))));
+        assert_eq!((&page["parent_id"], &page["root_id"]), (&json!(parent), &json!(parent)), "{page:#}");
+        assert_eq!(page["kwargs"], json!({"number": number}));
+    }
+    pair.stop().await
+}
+
+#[tokio::test]
+async fn a_parent_that_dies_while_it_submits_has_each_child_once() -> Result<()> {
+    const PAGES: u32 = 400;
+    let mut pair = Pair::on(broker::shared().await?).worker("custom_worker").start().await?;
+    let parent = pair.client().accepted(&report(PAGES)).await?;
+    // The third time it is suspected and submits from a process of its own.
+    for deaths in 1..=2 {
+        let start = std::time::Instant::now();
+        while rows::count(pair.store()).await? < 1 + 50 * deaths {
+            anyhow::ensure!(start.elapsed() < SOON, "no children come");
+        }
+        pair.consumers[0].kill()?;
+        assert_eq!(pair.client().get(&parent).await?["state"], "STARTED", "it died in the middle");
+        pair.consumers[0].restart().await?;
+    }
+    let ended = pair.client().await_terminal(&parent, SOON).await?;
+    assert_eq!((&ended["state"], ended["result"].as_array().map(Vec::len)), (&json!("SUCCESS"), Some(PAGES as usize)));
+    assert_eq!(rows::count(pair.store()).await?, 1 + i64::from(PAGES));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_child_of_a_celery_clients_task_goes_straight_to_its_queue() -> Result<()> {
+    let pair = Pair::on(broker::shared().await?).worker("custom_worker").start().await?;
+    let headers = json!({"id": "celerys", "task": "report", "lang": "py"});
+    let properties = json!({"content_type": "application/json", "delivery_mode": 2, "headers": headers});
+    let management = &pair.broker().management;
+    assert!(management.publish(pair.vhost(), "errand.tasks", "default", &properties, "[[3], {}, null]").await?);
+    let start = std::time::Instant::now();
+    loop {
+        let metrics = reqwest::get(pair.consumers[0].url("/metrics")).await?.text().await?;
+        // The parent and its three pages.
+        if metrics.contains(r#"errand_attempts_total{state="SUCCESS"} 4"#) {
+            break;
+        }
+        anyhow::ensure!(start.elapsed() < SOON, "{metrics}");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    assert_eq!(rows::count(pair.store()).await?, 0);
+    pair.stop().await
+}
