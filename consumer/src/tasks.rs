@@ -7,6 +7,7 @@ mod always_fails;
 mod block_thread;
 mod crash;
 mod echo;
+mod exhaust;
 mod fetch_url;
 mod flaky;
 mod hold_slot;
@@ -39,6 +40,7 @@ pub fn registry(settings: &TaskSettings) -> anyhow::Result<Registry> {
     Ok(tasks
         .register(block_thread::BlockThread)
         .register(crash::Crash)
+        .register(exhaust::Exhaust)
         .register(hold_slot::HoldSlot)
         .register(panic::Panic))
 }
@@ -52,7 +54,7 @@ mod tests {
         let usual = registry(&TaskSettings::default()).unwrap();
         let all = registry(&TaskSettings { enable_fault_tasks: true, ..TaskSettings::default() }).unwrap();
         let faults: Vec<_> = all.names().filter(|name| usual.get(name).is_none()).collect();
-        assert_eq!(faults, ["block_thread", "crash", "hold_slot", "panic"]);
+        assert_eq!(faults, ["block_thread", "crash", "exhaust", "hold_slot", "panic"]);
         assert!(usual.names().all(|name| all.get(name).is_some()));
         assert!(all.duplicates().is_empty());
     }

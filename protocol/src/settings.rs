@@ -2,6 +2,7 @@
 //!
 //! Flags and environment variables of the same name. Values that may hold a secret are hidden from help and errors.
 
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -133,7 +134,8 @@ impl LogSettings {
         // lapin logs whole returned messages, payload included, and every fault that the supervisors report anyway.
         let filter = EnvFilter::try_new(format!("lapin=off,{}", self.rust_log))?;
         let registry = tracing_subscriber::registry().with(filter);
-        let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+        let layer =
+            tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
         let started = match self.log_format {
             LogFormat::Text => registry.with(layer).try_init(),
             LogFormat::Json => registry.with(layer.json()).try_init(),

@@ -152,3 +152,25 @@ async fn a_suspect_ends_in_the_grace_and_its_death_in_a_shutdown_is_no_verdict()
     assert_eq!((&open["state"], &open["retries"], &open["error"]), (&json!("STARTED"), &json!(0), &Value::Null));
     Ok(())
 }
+
+#[tokio::test]
+async fn an_isolated_task_is_held_to_its_memory_and_its_cpu_time() -> Result<()> {
+    let pair = Pair::on(broker::shared().await?).consumer_env("ENABLE_FAULT_TASKS", "true").start().await?;
+    for (kwargs, how) in [
+        (json!({"memory_mib": 16}), None),
+        (json!({"memory_mib": 1024}), Some("256 MiB")),
+        (json!({"cpu_seconds": 60}), Some("its CPU time was used up")),
+    ] {
+        let id = pair.client().accepted(&json!({"task": "exhaust", "kwargs": kwargs})).await?;
+        let ended = pair.client().await_terminal(&id, SOON).await?;
+        let said = ended["error"]["message"].as_str();
+        match how {
+            None => assert_eq!((&ended["state"], &ended["result"]), (&json!("SUCCESS"), &json!(16 << 20)), "{ended:#}"),
+            Some(how) => {
+                assert_eq!((state_and_error(&ended), &ended["retries"]), (("FAILURE", "WorkerLost"), &json!(0)));
+                assert!(said.is_some_and(|said| said.contains(how)), "{ended:#}");
+            }
+        }
+    }
+    pair.stop().await
+}

@@ -104,6 +104,9 @@ async fn a_handlers_children_are_there_before_its_result() -> Result<()> {
         assert_eq!((&page["parent_id"], &page["root_id"]), (&json!(parent), &json!(parent)), "{page:#}");
         assert_eq!(page["kwargs"], json!({"number": number}));
     }
+    let log = pair.consumers[0].log_tail(200);
+    let of_a_page = |line: &str| line.contains("rendering") && line.contains(&pages[0]) && line.contains("attempt=0");
+    assert!(log.lines().any(of_a_page), "a handler's line names its task: {log}");
     pair.stop().await
 }
 

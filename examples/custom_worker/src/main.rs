@@ -45,6 +45,7 @@ impl Handler for RenderPage {
     type Output = String;
 
     async fn run(&self, Page { number }: Page, _: Context) -> Result<String, TaskError> {
+        tracing::info!(number, "rendering");
         std::thread::sleep(Duration::from_millis(300)); // a library that is not async
         Ok(format!("page {number}"))
     }
