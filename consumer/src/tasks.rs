@@ -5,6 +5,7 @@
 mod add;
 mod always_fails;
 mod block_thread;
+mod cpu_bound;
 mod crash;
 mod echo;
 mod flaky;
@@ -24,6 +25,7 @@ pub fn registry(settings: &TaskSettings) -> anyhow::Result<Registry> {
     let tasks = Registry::new()
         .register(add::Add)
         .register(always_fails::AlwaysFails)
+        .register(cpu_bound::CpuBound)
         .register(echo::Echo)
         .register(flaky::Flaky)
         .register(long_running_task::LongRunningTask)
@@ -40,7 +42,7 @@ mod tests {
 
     #[test]
     fn fault_tasks_are_there_on_demand_only() {
-        let harmless = ["add", "always_fails", "echo", "flaky", "long_running_task", "sleep"];
+        let harmless = ["add", "always_fails", "cpu_bound", "echo", "flaky", "long_running_task", "sleep"];
         let faults = ["block_thread", "crash", "panic"];
         assert!(registry(&TaskSettings::default()).unwrap().names().eq(harmless));
         let all = registry(&TaskSettings { enable_fault_tasks: true, ..TaskSettings::default() }).unwrap();
