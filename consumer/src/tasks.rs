@@ -10,7 +10,9 @@ mod crash;
 mod echo;
 mod flaky;
 mod long_running_task;
+mod named;
 mod panic;
+mod run_command;
 mod seconds;
 mod sleep;
 
@@ -29,6 +31,7 @@ pub fn registry(settings: &TaskSettings) -> anyhow::Result<Registry> {
         .register(echo::Echo)
         .register(flaky::Flaky)
         .register(long_running_task::LongRunningTask)
+        .register(run_command::RunCommand::new(settings)?)
         .register(sleep::Sleep);
     if !settings.enable_fault_tasks {
         return Ok(tasks);
@@ -42,7 +45,8 @@ mod tests {
 
     #[test]
     fn fault_tasks_are_there_on_demand_only() {
-        let harmless = ["add", "always_fails", "cpu_bound", "echo", "flaky", "long_running_task", "sleep"];
+        let harmless =
+            ["add", "always_fails", "cpu_bound", "echo", "flaky", "long_running_task", "run_command", "sleep"];
         let faults = ["block_thread", "crash", "panic"];
         assert!(registry(&TaskSettings::default()).unwrap().names().eq(harmless));
         let all = registry(&TaskSettings { enable_fault_tasks: true, ..TaskSettings::default() }).unwrap();

@@ -1,6 +1,7 @@
 //! The running pair against a real RabbitMQ node, and the testbed itself.
 
 mod bad_input;
+mod commands;
 mod compose;
 mod documents;
 mod faults;
