@@ -12,6 +12,7 @@ mod flaky;
 mod long_running_task;
 mod named;
 mod panic;
+mod query_database;
 mod run_command;
 mod seconds;
 mod sleep;
@@ -31,6 +32,7 @@ pub fn registry(settings: &TaskSettings) -> anyhow::Result<Registry> {
         .register(echo::Echo)
         .register(flaky::Flaky)
         .register(long_running_task::LongRunningTask)
+        .register(query_database::QueryDatabase::new(settings)?)
         .register(run_command::RunCommand::new(settings)?)
         .register(sleep::Sleep);
     if !settings.enable_fault_tasks {
@@ -45,8 +47,17 @@ mod tests {
 
     #[test]
     fn fault_tasks_are_there_on_demand_only() {
-        let harmless =
-            ["add", "always_fails", "cpu_bound", "echo", "flaky", "long_running_task", "run_command", "sleep"];
+        let harmless = [
+            "add",
+            "always_fails",
+            "cpu_bound",
+            "echo",
+            "flaky",
+            "long_running_task",
+            "query_database",
+            "run_command",
+            "sleep",
+        ];
         let faults = ["block_thread", "crash", "panic"];
         assert!(registry(&TaskSettings::default()).unwrap().names().eq(harmless));
         let all = registry(&TaskSettings { enable_fault_tasks: true, ..TaskSettings::default() }).unwrap();

@@ -16,6 +16,7 @@ pub mod guard;
 pub mod load;
 pub mod pair;
 pub mod ports;
+pub mod postgres;
 pub mod procfs;
 pub mod proxy;
 pub mod service;
@@ -24,6 +25,7 @@ pub mod up;
 pub use broker::Broker;
 pub use client::Client;
 pub use pair::Pair;
+pub use postgres::Postgres;
 pub use proxy::Proxy;
 pub use service::Service;
 
