@@ -15,6 +15,7 @@ mod panic;
 mod query_database;
 mod run_command;
 mod seconds;
+mod send_email;
 mod sleep;
 
 use crate::config::TaskSettings;
@@ -34,6 +35,7 @@ pub fn registry(settings: &TaskSettings) -> anyhow::Result<Registry> {
         .register(long_running_task::LongRunningTask)
         .register(query_database::QueryDatabase::new(settings)?)
         .register(run_command::RunCommand::new(settings)?)
+        .register(send_email::SendEmail::new(settings)?)
         .register(sleep::Sleep);
     if !settings.enable_fault_tasks {
         return Ok(tasks);
@@ -56,6 +58,7 @@ mod tests {
             "long_running_task",
             "query_database",
             "run_command",
+            "send_email",
             "sleep",
         ];
         let faults = ["block_thread", "crash", "panic"];

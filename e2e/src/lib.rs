@@ -14,6 +14,7 @@ pub mod client;
 pub mod config;
 pub mod guard;
 pub mod load;
+pub mod mail;
 pub mod pair;
 pub mod ports;
 pub mod postgres;
@@ -24,6 +25,7 @@ pub mod up;
 
 pub use broker::Broker;
 pub use client::Client;
+pub use mail::MailServer;
 pub use pair::Pair;
 pub use postgres::Postgres;
 pub use proxy::Proxy;

@@ -8,6 +8,7 @@ mod faults;
 mod flood;
 mod harness;
 mod life;
+mod mail;
 mod queries;
 mod routing;
 mod rows;
