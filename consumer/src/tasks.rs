@@ -5,6 +5,7 @@
 mod add;
 mod always_fails;
 mod block_thread;
+mod cpu_bound;
 mod crash;
 mod echo;
 mod exhaust;
@@ -12,8 +13,12 @@ mod fetch_url;
 mod flaky;
 mod hold_slot;
 mod long_running_task;
+mod named;
 mod panic;
+mod query_database;
+mod run_command;
 mod seconds;
+mod send_email;
 mod sleep;
 
 use crate::config::TaskSettings;
@@ -29,10 +34,14 @@ pub fn registry(settings: &TaskSettings) -> anyhow::Result<Registry> {
     let tasks = Registry::new()
         .register(add::Add)
         .register(always_fails::AlwaysFails)
+        .register(cpu_bound::CpuBound)
         .register(echo::Echo)
         .register(fetch_url::FetchUrl { fetcher, max_bytes: settings.fetch_max_bytes })
         .register(flaky::Flaky)
         .register(long_running_task::LongRunningTask)
+        .register(query_database::QueryDatabase::new(settings)?)
+        .register(run_command::RunCommand::new(settings)?)
+        .register(send_email::SendEmail::new(settings)?)
         .register(sleep::Sleep);
     if !settings.enable_fault_tasks {
         return Ok(tasks);

@@ -3,6 +3,7 @@
 mod apart;
 mod bad_input;
 mod children;
+mod commands;
 mod compose;
 mod documents;
 mod faults;
@@ -11,6 +12,8 @@ mod flood;
 mod harness;
 mod life;
 mod limits;
+mod mail;
+mod queries;
 mod routing;
 mod rows;
 mod up;
