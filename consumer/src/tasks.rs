@@ -11,6 +11,8 @@ mod fetch_url;
 mod flaky;
 mod long_running_task;
 mod panic;
+mod process_file;
+mod remote;
 mod seconds;
 mod sleep;
 
@@ -28,9 +30,10 @@ pub fn registry(settings: &TaskSettings) -> anyhow::Result<Registry> {
         .register(add::Add)
         .register(always_fails::AlwaysFails)
         .register(echo::Echo)
-        .register(fetch_url::FetchUrl { fetcher, max_bytes: settings.fetch_max_bytes })
+        .register(fetch_url::FetchUrl { fetcher: fetcher.clone(), max_bytes: settings.fetch_max_bytes })
         .register(flaky::Flaky)
         .register(long_running_task::LongRunningTask)
+        .register(process_file::ProcessFile::new(settings, fetcher)?)
         .register(sleep::Sleep);
     if !settings.enable_fault_tasks {
         return Ok(tasks);
@@ -44,7 +47,8 @@ mod tests {
 
     #[test]
     fn fault_tasks_are_there_on_demand_only() {
-        let harmless = ["add", "always_fails", "echo", "fetch_url", "flaky", "long_running_task", "sleep"];
+        let harmless =
+            ["add", "always_fails", "echo", "fetch_url", "flaky", "long_running_task", "process_file", "sleep"];
         let faults = ["block_thread", "crash", "panic"];
         assert!(registry(&TaskSettings::default()).unwrap().names().eq(harmless));
         let all = registry(&TaskSettings { enable_fault_tasks: true, ..TaskSettings::default() }).unwrap();
