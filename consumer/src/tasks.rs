@@ -13,6 +13,7 @@ mod long_running_task;
 mod panic;
 mod process_file;
 mod remote;
+mod resize_image;
 mod seconds;
 mod sleep;
 
@@ -33,7 +34,8 @@ pub fn registry(settings: &TaskSettings) -> anyhow::Result<Registry> {
         .register(fetch_url::FetchUrl { fetcher: fetcher.clone(), max_bytes: settings.fetch_max_bytes })
         .register(flaky::Flaky)
         .register(long_running_task::LongRunningTask)
-        .register(process_file::ProcessFile::new(settings, fetcher)?)
+        .register(process_file::ProcessFile::new(settings, fetcher.clone())?)
+        .register(resize_image::ResizeImage::new(settings, fetcher)?)
         .register(sleep::Sleep);
     if !settings.enable_fault_tasks {
         return Ok(tasks);
@@ -47,8 +49,17 @@ mod tests {
 
     #[test]
     fn fault_tasks_are_there_on_demand_only() {
-        let harmless =
-            ["add", "always_fails", "echo", "fetch_url", "flaky", "long_running_task", "process_file", "sleep"];
+        let harmless = [
+            "add",
+            "always_fails",
+            "echo",
+            "fetch_url",
+            "flaky",
+            "long_running_task",
+            "process_file",
+            "resize_image",
+            "sleep",
+        ];
         let faults = ["block_thread", "crash", "panic"];
         assert!(registry(&TaskSettings::default()).unwrap().names().eq(harmless));
         let all = registry(&TaskSettings { enable_fault_tasks: true, ..TaskSettings::default() }).unwrap();
