@@ -8,11 +8,11 @@ mod argument;
 
 use std::collections::BTreeMap;
 
-use serde::de::value::{MapDeserializer, SeqDeserializer};
+use serde::de::value::SeqDeserializer;
 use serde::de::{DeserializeOwned, Deserializer, Visitor};
 use serde_json::value::RawValue;
 
-use self::argument::{Argument, Key};
+use self::argument::{Argument, Fields, Key};
 
 /// Why a call does not fit the handler's arguments. It never changes by trying again.
 #[derive(Debug, thiserror::Error)]
@@ -179,7 +179,7 @@ impl<'de> Deserializer<'de> for Call<'de> {
             let left_over = InvalidArguments::Unexpected { name: name.clone() };
             (Key { name: name.clone(), index: None }, Argument { json, name: format!("`{name}`"), left_over })
         });
-        visitor.visit_map(MapDeserializer::new(positional.chain(keywords)))
+        visitor.visit_map(Fields::new(positional.chain(keywords)))
     }
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
@@ -271,6 +271,39 @@ mod tests {
         assert_eq!(call(r#"["tea", 2]"#, r#"{"note": "hot"}"#), Ok(order(2, Some("hot"))));
         assert_eq!(call("[]", r#"{"count": 3, "item": "tea", "note": null}"#), Ok(order(3, None)));
         assert_eq!(call::<Wrapper>(r#"["tea"]"#, "{}").unwrap().0, order(0, None));
+    }
+
+    #[test]
+    fn what_a_fields_type_refuses_is_named() {
+        #[derive(Debug, Deserialize)]
+        #[serde(try_from = "u8")]
+        struct Even(#[expect(dead_code, reason = "it is never read")] u8);
+
+        impl TryFrom<u8> for Even {
+            type Error = &'static str;
+
+            fn try_from(number: u8) -> Result<Self, Self::Error> {
+                if number.is_multiple_of(2) { Ok(Self(number)) } else { Err("an odd number") }
+            }
+        }
+
+        #[derive(Debug, Deserialize)]
+        struct Pair {
+            #[expect(dead_code, reason = "it is never read")]
+            first: Even,
+            #[expect(dead_code, reason = "it is never read")]
+            second: Even,
+        }
+
+        assert!(call::<Pair>("[0, 2]", "{}").is_ok());
+        assert_eq!(refusal::<Pair>("[1, 2]", "{}"), "argument `first`: an odd number");
+        assert_eq!(refusal::<Pair>("[2]", r#"{"second": 1}"#), "argument `second`: an odd number");
+        assert_eq!(
+            refusal::<Pair>("[2]", r#"{"second": -1}"#),
+            "argument `second`: invalid value: integer `-1`, expected u8"
+        );
+        let error = from_call::<Pair>(&raw("[1, 2]"), &raw("{}")).unwrap_err().redacted(&["first"]);
+        assert!(matches!(error, InvalidArguments::Redacted { .. }), "{error}");
     }
 
     #[test]

@@ -15,7 +15,10 @@ mod hold_slot;
 mod long_running_task;
 mod named;
 mod panic;
+mod process_file;
 mod query_database;
+mod remote;
+mod resize_image;
 mod run_command;
 mod seconds;
 mod send_email;
@@ -36,10 +39,12 @@ pub fn registry(settings: &TaskSettings) -> anyhow::Result<Registry> {
         .register(always_fails::AlwaysFails)
         .register(cpu_bound::CpuBound)
         .register(echo::Echo)
-        .register(fetch_url::FetchUrl { fetcher, max_bytes: settings.fetch_max_bytes })
+        .register(fetch_url::FetchUrl { fetcher: fetcher.clone(), max_bytes: settings.fetch_max_bytes })
         .register(flaky::Flaky)
         .register(long_running_task::LongRunningTask)
+        .register(process_file::ProcessFile::new(settings, fetcher.clone())?)
         .register(query_database::QueryDatabase::new(settings)?)
+        .register(resize_image::ResizeImage::new(settings, fetcher)?)
         .register(run_command::RunCommand::new(settings)?)
         .register(send_email::SendEmail::new(settings)?)
         .register(sleep::Sleep);

@@ -1,8 +1,9 @@
 //! Owns a web server that a worker is sent to: plain answers, redirects, and answers that never end.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Result;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -15,7 +16,8 @@ const GIGABYTE: u64 = 1 << 30;
 const BLOCK: usize = 64 * 1024;
 
 #[derive(Debug, Default)]
-struct Counts {
+struct Shared {
+    files: Mutex<BTreeMap<String, Arc<[u8]>>>,
     connections: AtomicUsize,
     sent: AtomicU64,
 }
@@ -32,10 +34,11 @@ struct Counts {
 /// | `/endless` | a body without end |
 /// | `/silent` | nothing, and the connection stays open |
 /// | `/endless-head` | headers without end |
+/// | what was [put](Web::put) there | that |
 #[derive(Debug)]
 pub struct Web {
     address: SocketAddr,
-    counts: Arc<Counts>,
+    shared: Arc<Shared>,
     _task: JoinSet<()>,
 }
 
@@ -48,10 +51,10 @@ impl Web {
     /// Listens there.
     pub async fn at(ip: Ipv4Addr, port: u16) -> Result<Self> {
         let listener = TcpListener::bind((ip, port)).await?;
-        let (address, counts) = (listener.local_addr()?, Arc::<Counts>::default());
+        let (address, shared) = (listener.local_addr()?, Arc::<Shared>::default());
         let mut task = JoinSet::new();
-        task.spawn(serve(listener, Arc::clone(&counts)));
-        Ok(Self { address, counts, _task: task })
+        task.spawn(serve(listener, Arc::clone(&shared)));
+        Ok(Self { address, shared, _task: task })
     }
 
     /// Where it listens.
@@ -72,36 +75,54 @@ impl Web {
         format!("http://{host}:{}{path}", self.address.port())
     }
 
+    /// Has this body at a path from now on.
+    pub fn put(&self, path: &str, body: impl Into<Arc<[u8]>>) {
+        self.shared.files().insert(path.to_owned(), body.into());
+    }
+
     /// How many connections were made to it.
     #[must_use]
     pub fn connections(&self) -> usize {
-        self.counts.connections.load(Ordering::SeqCst)
+        self.shared.connections.load(Ordering::SeqCst)
     }
 
     /// How many bytes it could send of bodies and heads without end.
     #[must_use]
     pub fn sent(&self) -> u64 {
-        self.counts.sent.load(Ordering::SeqCst)
+        self.shared.sent.load(Ordering::SeqCst)
     }
 }
 
-async fn serve(listener: TcpListener, counts: Arc<Counts>) {
+impl Shared {
+    fn files(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Arc<[u8]>>> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn serve(listener: TcpListener, shared: Arc<Shared>) {
     let mut open = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
-        counts.connections.fetch_add(1, Ordering::SeqCst);
-        let counts = Arc::clone(&counts);
+        shared.connections.fetch_add(1, Ordering::SeqCst);
+        let shared = Arc::clone(&shared);
         open.spawn(async move {
             // Who goes away in the middle has seen enough.
-            let _ = answer(stream, &counts).await;
+            let _ = answer(stream, &shared).await;
         });
         while open.try_join_next().is_some() {}
     }
 }
 
-async fn answer(mut stream: TcpStream, counts: &Counts) -> std::io::Result<()> {
+async fn answer(mut stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
     let head = read_head(&mut stream).await?;
     let path = head.split(' ').nth(1).unwrap_or_default();
     let ip = stream.local_addr()?.ip();
+    let file = shared.files().get(path).cloned();
+    if let Some(body) = file {
+        let start = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+        stream.write_all(start.as_bytes()).await?;
+        stream.write_all(&body).await?;
+        return stream.shutdown().await;
+    }
     if let Some(canned) = canned(path, &head, ip) {
         stream.write_all(&canned).await?;
         return stream.shutdown().await;
@@ -122,7 +143,7 @@ async fn answer(mut stream: TcpStream, counts: &Counts) -> std::io::Result<()> {
     let blocks = if path.starts_with("/endless") { u64::MAX } else { GIGABYTE / BLOCK as u64 };
     for _ in 0..blocks {
         stream.write_all(block.as_bytes()).await?;
-        counts.sent.fetch_add(block.len() as u64, Ordering::SeqCst);
+        shared.sent.fetch_add(block.len() as u64, Ordering::SeqCst);
     }
     stream.shutdown().await
 }

@@ -1,6 +1,6 @@
 //! One argument of a call: which field it is for, and its value.
 
-use serde::de::{Deserializer, IntoDeserializer, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error, IntoDeserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::InvalidArguments;
@@ -39,6 +39,39 @@ impl IntoDeserializer<'_, InvalidArguments> for Key {
 
     fn into_deserializer(self) -> Self {
         self
+    }
+}
+
+/// A struct's fields, and whose value it is that the field's own type refuses.
+pub(super) struct Fields<'de, I> {
+    left: I,
+    value: Option<Argument<'de>>,
+}
+
+impl<'de, I: Iterator<Item = (Key, Argument<'de>)>> Fields<'de, I> {
+    pub(super) fn new(fields: I) -> Self {
+        Self { left: fields, value: None }
+    }
+}
+
+impl<'de, I: Iterator<Item = (Key, Argument<'de>)>> MapAccess<'de> for Fields<'de, I> {
+    type Error = InvalidArguments;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Self::Error> {
+        let Some((key, value)) = self.left.next() else { return Ok(None) };
+        self.value = Some(value);
+        seed.deserialize(key).map(Some)
+    }
+
+    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Self::Error> {
+        let argument = self.value.take().ok_or_else(|| Self::Error::custom("a value was asked for before its key"))?;
+        let name = argument.name.clone();
+        seed.deserialize(argument).map_err(|error| match error {
+            InvalidArguments::Refused { reason } => {
+                InvalidArguments::Value { argument: name, error: serde_json::Error::custom(reason) }
+            }
+            other => other,
+        })
     }
 }
 

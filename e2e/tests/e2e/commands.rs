@@ -1,8 +1,12 @@
 //! `run_command` with the machine's own programs: what reaches them, and what comes back.
 
+use std::path::Path;
+use std::time::{Duration, Instant};
+
 use anyhow::Result;
-use e2e::{Pair, broker, guard};
+use e2e::{Pair, broker, guard, procfs};
 use serde_json::{Value, json};
+use tokio::time::sleep;
 
 use crate::life::SOON;
 
@@ -70,4 +74,40 @@ async fn a_worker_without_a_file_of_commands_says_so() -> Result<()> {
     assert_eq!(ended["error"]["type"], "NotConfigured", "{ended:#}");
     assert!(ended["error"]["message"].as_str().unwrap_or_default().contains("COMMANDS_FILE"), "{ended:#}");
     pair.stop().await
+}
+
+/// Waits until so many processes have this word in their environment.
+async fn await_processes(mark: &Path, count: usize) -> Result<()> {
+    let start = Instant::now();
+    loop {
+        let found = procfs::processes_of(mark)?;
+        if found.len() == count {
+            return Ok(());
+        }
+        assert!(start.elapsed() < SOON, "{count} expected, there are {found:?}");
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn what_a_command_started_ends_with_its_time_and_with_its_worker() -> Result<()> {
+    let mark = format!("mark-of-{}", std::process::id());
+    let script = "/bin/sleep 600 & /bin/sleep 600; exit 0";
+    let mut pair = pair(&json!({
+        "linger": {"program": "/bin/sh", "args": ["-c", script], "env": {"MARK": mark}},
+    }))
+    .await?;
+    let mark = Path::new(&mark);
+    let limited = json!({"task": "run_command", "args": ["linger"], "soft_time_limit": 600, "time_limit": 3});
+    let id = pair.client().accepted(&limited).await?;
+    await_processes(mark, 3).await?;
+    let ended = pair.client().await_terminal(&id, SOON).await?;
+    let known = (&ended["state"], &ended["error"]["type"], &ended["retries"]);
+    assert_eq!(known, (&json!("FAILURE"), &json!("TimeLimitExceeded"), &json!(0)), "{ended:#}");
+    await_processes(mark, 0).await?;
+
+    pair.client().accepted(&json!({"task": "run_command", "args": ["linger"]})).await?;
+    await_processes(mark, 3).await?;
+    pair.consumers[0].kill()?;
+    await_processes(mark, 0).await
 }
