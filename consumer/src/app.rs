@@ -1,6 +1,8 @@
 //! The process: reads the settings and then does what the command line says. `main` calls it and does nothing else.
 
+use std::ffi::CString;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -43,6 +45,7 @@ fn start<T: Args>(tasks: impl FnOnce(&T) -> anyhow::Result<Registry>) -> anyhow:
         return Ok(if ready { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }
     protocol::amqp::install_crypto_provider();
+    name_process();
     let registry = tasks(&cli.tasks)?;
     match cli.command {
         Some(Command::Tasks) => print(&registry)?,
@@ -66,6 +69,15 @@ fn serve(config: crate::config::Config, registry: Registry) -> anyhow::Result<En
     // A name lookup that hangs must not hold up the end.
     runtime.shutdown_background();
     ended
+}
+
+/// A process that was started as `/proc/self/exe` would be called `exe`.
+fn name_process() {
+    let name = std::env::args_os().next().and_then(|program| {
+        let name = Path::new(&program).file_name()?.as_encoded_bytes().to_owned();
+        CString::new(name).ok()
+    });
+    let _ = name.map(|name| rustix::thread::set_name(&name));
 }
 
 /// Becomes a new worker, in the same process: threads that a handler holds end with the old one.

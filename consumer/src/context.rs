@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use protocol::message::truncate;
 use protocol::reply::Progress;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -18,6 +19,8 @@ use crate::signature::{Signature, SubmitError};
 
 /// Submissions that wait for the worker to take them up.
 const SUBMISSIONS: usize = 16;
+/// A longer line of progress is cut.
+const MAX_MESSAGE_BYTES: usize = 4096;
 
 /// Why a run is asked to end, the lightest reason first: a later, weightier reason replaces a lighter one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -155,8 +158,9 @@ impl Context {
     /// The id follows from this task's id and the call, so that the next attempt, or a second run after a failure,
     /// submits the same children again without doubling them. Two equal calls in one run are two children.
     ///
-    /// A child of a task that came over HTTP is a task of its own there, with this one as parent. A child of a task
-    /// that a Celery client sent is published to its queue, and nobody hears of its result.
+    /// A child of a task that came over HTTP is a task of its own there, with this one as parent. A child of a task that a
+    /// Celery client sent is published to its queue, and nobody hears of its result. Since nobody keeps such children, a
+    /// second run doubles them, though with the same ids; one for a queue that does not exist becomes a dead letter.
     ///
     /// # Errors
     /// The signature cannot be used, or the broker does not take it.
@@ -192,9 +196,11 @@ impl Context {
         self.report(Progress { current, total: total.into(), message: None });
     }
 
-    /// Reports progress with a line for people to read.
+    /// Reports progress with a line for people to read, of at most 4 KiB.
     pub fn progress_message(&self, current: u64, total: impl Into<Option<u64>>, message: impl Into<String>) {
-        self.report(Progress { current, total: total.into(), message: Some(message.into()) });
+        let mut message = message.into();
+        message.truncate(truncate(&message, MAX_MESSAGE_BYTES).len());
+        self.report(Progress { current, total: total.into(), message: Some(message) });
     }
 
     pub(crate) fn report(&self, progress: Progress) {

@@ -2,11 +2,15 @@
 
 use std::time::Duration;
 
+use protocol::message::truncate;
 use protocol::reply::ErrorInfo;
 use protocol::retry::RetryPolicy;
 use serde_json::value::RawValue;
 
 use crate::handler::TaskError;
+
+/// A longer error message is cut.
+const MAX_ERROR_BYTES: usize = 512 * 1024;
 
 /// How an attempt ended.
 #[derive(Debug)]
@@ -87,6 +91,13 @@ pub fn decide(
         Outcome::NotRegistered(task) => Disposition::GiveUp(ErrorInfo::new("NotRegistered", task)),
         Outcome::Expired => Disposition::Revoke("expired".to_owned()),
     }
+}
+
+/// The error with a message that a reply can carry.
+#[must_use]
+pub(crate) fn bounded(mut error: ErrorInfo) -> ErrorInfo {
+    error.message.truncate(truncate(&error.message, MAX_ERROR_BYTES).len());
+    error
 }
 
 #[cfg(test)]

@@ -88,6 +88,15 @@ impl TaskError {
         Self::retry(UNNAMED, chain(&*error.into_boxed_dyn_error()))
     }
 
+    /// The same with another error.
+    pub(crate) fn map(self, to: impl FnOnce(ErrorInfo) -> ErrorInfo) -> Self {
+        match self {
+            Self::Retry { error, delay } => Self::Retry { error: to(error), delay },
+            Self::Fail { error } => Self::Fail { error: to(error) },
+            Self::Interrupted { error } => Self::Interrupted { error: to(error) },
+        }
+    }
+
     /// Why it failed.
     #[must_use]
     pub const fn error(&self) -> &ErrorInfo {

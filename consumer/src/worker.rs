@@ -13,15 +13,17 @@ mod run;
 mod runs;
 mod settle;
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
+use futures_util::FutureExt;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use protocol::amqp::{Broker, Delivery, Fault, Publisher, QueueSpec, Subscribe, SubscriptionTask};
 use protocol::topology::Table;
 use tokio::runtime;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -73,6 +75,7 @@ struct Worker {
 /// # Errors
 /// A task is registered twice, the health address is taken, or the broker's objects do not match this version.
 pub(crate) async fn serve(config: Config, registry: Registry) -> anyhow::Result<Ended> {
+    let mut signals = Signals::listen()?;
     anyhow::ensure!(registry.duplicates().is_empty(), "tasks registered twice: {:?}", registry.duplicates());
     let metrics = PrometheusBuilder::new().install_recorder()?;
     let broker = Broker::new(config.amqp_url.clone(), &config.worker_name)?;
@@ -99,13 +102,16 @@ pub(crate) async fn serve(config: Config, registry: Registry) -> anyhow::Result<
     links.spawn(async move { drop(server.await) });
     tracing::info!(worker = %worker.config.worker_name, %listen, queues = ?worker.config.queues, "worker serves");
 
-    let ended = until_told(&mut fatal, &exhausted).await;
+    let mut ended = until_told(&mut signals, &mut fatal, &exhausted).await;
     stop.cancel();
-    worker.finish().await;
+    worker.finish(&mut ended, &mut signals).await;
     close.cancel();
     links.close();
     let _ = timeout(CLOSE, handle.stop(false)).await;
     let _ = timeout(CLOSE, links.wait()).await;
+    if signals.next().now_or_never().is_some() {
+        ended = ended.map(|_| Ended::Stopped);
+    }
     tracing::info!("worker ends");
     ended
 }
@@ -128,15 +134,29 @@ impl Worker {
     }
 
     /// Lets what runs end within the grace. The rest stays unacked and is run again elsewhere.
-    async fn finish(&self) {
+    async fn finish(&self, ended: &mut anyhow::Result<Ended>, signals: &mut Signals) {
         self.runs.cancel_all(Cancelled::Shutdown);
         self.tracker.close();
         let grace = self.config.shutdown_grace;
         tracing::info!(running = self.tracker.len(), ?grace, "worker takes no more tasks");
-        tokio::select! {
-            () = self.tracker.wait() => {}
-            () = sleep(grace) => tracing::warn!(abandoned = self.tracker.len(), "the grace is over"),
-            () = next_signal() => tracing::warn!(abandoned = self.tracker.len(), "told twice to end"),
+        let mut over = pin!(sleep(grace));
+        loop {
+            tokio::select! {
+                () = self.tracker.wait() => break,
+                () = &mut over => {
+                    tracing::warn!(abandoned = self.tracker.len(), "the grace is over");
+                    break;
+                }
+                () = signals.next() => {
+                    // Its first signal only tells a worker that was to start again that it is not to.
+                    if matches!(ended, Ok(Ended::Restart)) {
+                        *ended = Ok(Ended::Stopped);
+                        continue;
+                    }
+                    tracing::warn!(abandoned = self.tracker.len(), "told twice to end");
+                    break;
+                }
+            }
         }
         self.abandon.cancel();
     }
@@ -185,23 +205,34 @@ fn subscribe(config: &Config, table: Table) -> Subscribe {
     Subscribe { table, queues, consumer_tag: config.worker_name.clone() }
 }
 
-async fn until_told(fatal: &mut mpsc::Receiver<Fault>, exhausted: &CancellationToken) -> anyhow::Result<Ended> {
+async fn until_told(
+    signals: &mut Signals,
+    fatal: &mut mpsc::Receiver<Fault>,
+    exhausted: &CancellationToken,
+) -> anyhow::Result<Ended> {
     tokio::select! {
-        () = next_signal() => Ok(Ended::Stopped),
+        () = signals.next() => Ok(Ended::Stopped),
         () = exhausted.cancelled() => Ok(Ended::Restart),
         Some(fault) = fatal.recv() => Err(fault.into()),
     }
 }
 
-/// The next SIGTERM or SIGINT.
-async fn next_signal() {
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+/// SIGTERM and SIGINT. One listener from the start to the end, so that none is lost between two waits.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
     }
 }
 

@@ -18,6 +18,8 @@ const POLL: Duration = Duration::from_millis(20);
 /// request, and one that another test's runtime drove would never answer.
 #[expect(clippy::disallowed_methods, reason = "the tests' own, for servers that they started")]
 pub fn http() -> Result<reqwest::Client> {
+    // Built beside the worker's client, this one has TLS too, though it never uses it. An error means that it is there.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     Ok(reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0).timeout(REQUEST).build()?)
 }
 

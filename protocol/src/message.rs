@@ -30,9 +30,9 @@ pub const REPLY: &str = "errand-reply";
 pub const REPLY_DURABLE: &str = "durable";
 /// Header, integer: how many times the producer has published this task, for telling a late loss from a new one.
 pub const PUBLISH: &str = "errand-publish";
-/// Header, true: workers died while they had it, so it runs in a process of its own. Only for a message that is sent on,
-/// which the broker counts anew.
-pub const SUSPECT: &str = "errand-suspect";
+/// Header, integer: how often workers that died gave back the messages before this one, which the broker counts anew.
+pub const RETURNS: &str = "errand-returns";
+
 /// Header, the queue without the prefix: the message is a task that a running one submits, for the producer that its
 /// `reply_to` belongs to. It lies in that producer's reply queue and not in a task queue.
 pub const SUBMIT: &str = "errand-submit";
@@ -111,18 +111,23 @@ impl Message {
     /// what a worker gave back as it ended.
     #[must_use]
     pub fn is_suspect(&self) -> bool {
-        let headers = &self.properties.headers;
-        let returns = headers.get("x-delivery-count").and_then(Value::as_u64);
-        returns.is_some_and(|count| count >= SUSPECT_AFTER) || headers.get(SUSPECT) == Some(&Value::Bool(true))
+        self.returns() >= SUSPECT_AFTER
     }
 
-    /// Keeps the suspicion on a message that goes back to wait, or drops it.
-    pub fn set_suspect(&mut self, suspect: bool) {
+    /// How often it came back from workers, before it was sent on too.
+    #[must_use]
+    pub fn returns(&self) -> u64 {
+        let count = |header| self.properties.headers.get(header).and_then(Value::as_u64).unwrap_or_default();
+        count("x-delivery-count").saturating_add(count(RETURNS))
+    }
+
+    /// Keeps the count on a message that goes back to wait; 0 drops it.
+    pub fn set_returns(&mut self, returns: u64) {
         let headers = &mut self.properties.headers;
-        if suspect {
-            headers.insert(SUSPECT.to_owned(), Value::Bool(true));
+        if returns > 0 {
+            headers.insert(RETURNS.to_owned(), returns.min(1 << 31).into());
         } else {
-            headers.remove(SUSPECT);
+            headers.remove(RETURNS);
         }
     }
 

@@ -20,7 +20,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use self::frame::{Frames, FromChild, Order, ROOM, Sink, ToChild, Verdict, decode, encode, framed};
+use self::frame::{Frames, FromChild, MAX_REPORT, Order, ROOM, Sink, ToChild, Verdict, decode, encode, framed};
 pub(crate) use self::serve::serve;
 use crate::context::{Cancelled, Context, Submission};
 use crate::disposition::Outcome;
@@ -32,11 +32,11 @@ const START: Duration = Duration::from_secs(30);
 /// How long a killed process may take to be gone: it waits for the disk at most.
 const REAP: Duration = Duration::from_secs(10);
 
-/// A task that could not run, through no fault of its own.
+/// An attempt that came to nothing through no fault of its task's.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum NotStarted {
-    /// Handlers that do not yield hold all threads.
-    #[error("others held all threads until its time was over")]
+pub(super) enum NoVerdict {
+    /// Handlers that do not yield held all threads.
+    #[error("others held all threads when its time was over")]
     Starved,
     /// No thread, no process, or no channel to it.
     #[error("no thread or process could be started for it: {0}")]
@@ -46,41 +46,94 @@ pub(super) enum NotStarted {
     Silent(String),
 }
 
-/// Runs the task's handler in a child, with this context in the worker. Dropping the future kills the child.
-pub(super) async fn run(
-    task: &Task,
-    context: &Context,
-    limits: Option<ResourceLimits>,
+/// A process that waits for its task.
+pub(super) struct Apart {
+    process: Process,
+    frames: Frames,
+    sink: Sink,
     max_result: usize,
-) -> Result<Outcome, NotStarted> {
-    let (mut process, channel) = start()?;
-    let (mut frames, mut sink) = framed(channel, max_result + ROOM);
-    let order = Order {
-        task_id: task.id.clone(),
-        task: task.task.clone(),
-        attempt: task.retries,
-        worker: context.worker().to_owned(),
-        args: task.args.clone(),
-        kwargs: task.kwargs.clone(),
-        time_left: context.time_left(),
-        limits,
-        max_result,
-    };
-    let ready = timeout(START, frames.next()).await;
-    if !matches!(ready, Ok(Some(Ok(ref frame))) if matches!(decode(frame), Ok(FromChild::Ready))) {
-        let status = process.end().await;
-        return Err(NotStarted::Silent(status.map_or_else(|| "it does not end".to_owned(), how)));
-    }
-    let sent = sink.send(encode(&ToChild::Run(Box::new(order)))?).await;
-    let verdict = match sent {
-        Ok(()) => converse(&mut frames, &mut sink, context).await,
-        Err(_) => None,
-    };
-    let status = process.end().await;
-    Ok(verdict.map_or_else(|| died(status, limits), outcome_of))
 }
 
-fn start() -> std::io::Result<(Process, UnixStream)> {
+/// Starts a process, for results of at most so many bytes. It has no task yet, so no time limit runs.
+pub(super) async fn start(max_result: usize) -> Result<Apart, NoVerdict> {
+    let (mut process, channel) = spawn()?;
+    let (mut frames, sink) = framed(channel, max_result.max(MAX_REPORT).saturating_add(ROOM));
+    let first = timeout(START, frames.next()).await;
+    if matches!(first, Ok(Some(Ok(ref frame))) if matches!(decode(frame), Ok(FromChild::Ready))) {
+        return Ok(Apart { process, frames, sink, max_result });
+    }
+    Err(NoVerdict::Silent(ended(process.end().await)))
+}
+
+impl Apart {
+    /// Runs the task's handler in the process, with this context in the worker. Dropping the future kills the process.
+    pub(super) async fn run(
+        mut self,
+        task: &Task,
+        context: &Context,
+        limits: Option<ResourceLimits>,
+    ) -> Result<Outcome, NoVerdict> {
+        let order = Order {
+            task_id: task.id.clone(),
+            task: task.task.clone(),
+            attempt: task.retries,
+            worker: context.worker().to_owned(),
+            args: task.args.clone(),
+            kwargs: task.kwargs.clone(),
+            time_left: context.time_left(),
+            limits,
+            max_result: self.max_result,
+        };
+        if let Err(error) = self.sink.send(encode(&ToChild::Run(Box::new(order)))?).await {
+            return Err(NoVerdict::Silent(format!("{error}, {}", ended(self.process.end().await))));
+        }
+        let verdict = self.converse(context).await;
+        let status = self.process.end().await;
+        Ok(match verdict {
+            Ok(verdict) => outcome_of(verdict),
+            Err(None) => died(&ended(status), limits),
+            Err(Some(error)) => died(&format!("it did not keep to its channel's language: {error}"), None),
+        })
+    }
+
+    /// Passes on what context and child have to say until the call has ended; without a verdict when the child is gone, or
+    /// says what cannot be understood.
+    async fn converse(&mut self, context: &Context) -> Result<Verdict, Option<std::io::Error>> {
+        let Self { frames, sink, .. } = self;
+        let (mut told, mut listens): (Option<Cancelled>, bool) = (None, true);
+        let mut submissions = FuturesUnordered::new();
+        loop {
+            let answer = tokio::select! {
+                // First what the child has said: it may have ended while there was something to tell it.
+                biased;
+                frame = frames.next() => {
+                    match frame.ok_or(None)?.and_then(|frame| decode(&frame)).map_err(Some)? {
+                        FromChild::Ended(verdict) => return Ok(verdict),
+                        FromChild::Submit(number, task_id, signature) => {
+                            let (done, answer) = oneshot::channel();
+                            let submission = Submission { task_id, signature: *signature, done };
+                            submissions.push(pass_on(context.clone(), number, submission, answer));
+                        }
+                        FromChild::Progress(progress) => context.report(progress),
+                        FromChild::Ready => {}
+                    }
+                    continue;
+                }
+                reason = context.cancelled_by(|reason| Some(reason) > told) => {
+                    told = Some(reason);
+                    ToChild::Cancel(reason)
+                }
+                Some((number, result)) = submissions.next() => ToChild::Submitted(number, result),
+            };
+            // One that does not listen any more may have said its last word.
+            if listens {
+                listens = sink.send(encode(&answer).map_err(Some)?).await.is_ok();
+            }
+        }
+    }
+}
+
+fn spawn() -> std::io::Result<(Process, UnixStream)> {
     let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
     ours.set_nonblocking(true)?;
     let mut arguments = std::env::args_os();
@@ -128,37 +181,6 @@ impl Drop for Process {
     }
 }
 
-/// Passes on what context and child have to say until the call has ended; `None` when the child is gone.
-async fn converse(frames: &mut Frames, sink: &mut Sink, context: &Context) -> Option<Verdict> {
-    let mut told: Option<Cancelled> = None;
-    let mut submissions = FuturesUnordered::new();
-    loop {
-        let answer = tokio::select! {
-            frame = frames.next() => match decode(&frame?.ok()?).ok()? {
-                FromChild::Ended(verdict) => return Some(verdict),
-                FromChild::Submit(number, task_id, signature) => {
-                    let (done, answer) = oneshot::channel();
-                    let submission = Submission { task_id, signature: *signature, done };
-                    submissions.push(pass_on(context.clone(), number, submission, answer));
-                    continue;
-                }
-                FromChild::Progress(progress) => {
-                    context.report(progress);
-                    continue;
-                }
-                FromChild::Ready => continue,
-            },
-            reason = context.cancelled_by(|reason| Some(reason) > told) => {
-                told = Some(reason);
-                ToChild::Cancel(reason)
-            }
-            Some((number, result)) = submissions.next() => ToChild::Submitted(number, result),
-        };
-        // A child that does not read dies of its time limit.
-        sink.send(encode(&answer).ok()?).await.ok()?;
-    }
-}
-
 async fn pass_on(
     context: Context,
     number: u64,
@@ -181,15 +203,15 @@ fn outcome_of(verdict: Verdict) -> Outcome {
     }
 }
 
-fn died(status: Option<ExitStatus>, limits: Option<ResourceLimits>) -> Outcome {
-    let how = status.map_or_else(|| "it closed its channel".to_owned(), how);
+fn died(how: &str, limits: Option<ResourceLimits>) -> Outcome {
     let bounds = limits.map(|limits| {
         format!("; it might use {} MiB of memory and {} s of CPU", limits.memory >> 20, limits.cpu.as_secs())
     });
     Outcome::Died(format!("the process that ran it alone died: {how}{}", bounds.unwrap_or_default()))
 }
 
-fn how(status: ExitStatus) -> String {
+fn ended(status: Option<ExitStatus>) -> String {
+    let Some(status) = status else { return "it cannot be ended".to_owned() };
     match status.signal().and_then(Signal::from_named_raw) {
         Some(Signal::XCPU) => "its CPU time was used up".to_owned(),
         Some(signal) => format!("signal {}", signal.as_raw()),

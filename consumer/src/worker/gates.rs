@@ -22,8 +22,10 @@ const LONGEST: Duration = Duration::from_secs(64);
 const PATIENCE: Duration = Duration::from_secs(10);
 /// What a run is taken to last before one has ended: too little costs a journey, too much leaves places empty.
 const UNKNOWN: Duration = Duration::from_millis(100);
-/// This part of the worker's places may be held by tasks that wait here.
-const LINE: usize = 8;
+/// This part of the worker's places may be held by tasks that wait here for one limit,
+const LINE: usize = 16;
+/// and this part by those that wait for any.
+const LINES: usize = 4;
 
 /// Where a run takes place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,15 +60,18 @@ pub(super) enum Entry {
 
 /// The permission to run. It is given back when the run has really ended, not when its time is over.
 #[derive(Default)]
-pub(super) struct Pass(Vec<Held>);
-
-struct Held {
-    gate: Arc<Gate>,
-    since: Instant,
-    _permit: Option<OwnedSemaphorePermit>,
+pub(super) struct Pass {
+    _within: Vec<Entered>,
 }
 
-impl Drop for Held {
+/// One limit that a run is within.
+struct Entered {
+    gate: Arc<Gate>,
+    since: Instant,
+    _place: Option<OwnedSemaphorePermit>,
+}
+
+impl Drop for Entered {
     fn drop(&mut self) {
         self.gate.lock().observe(self.since.elapsed());
     }
@@ -77,12 +82,13 @@ pub(super) struct Gates {
     tasks: HashMap<&'static str, Arc<Gate>>,
     threads: Arc<Gate>,
     children: Arc<Gate>,
-    line: Semaphore,
+    lines: Semaphore,
     patience: Duration,
 }
 
 struct Gate {
     places: Option<(Arc<Semaphore>, u32)>,
+    line: Semaphore,
     state: Mutex<State>,
 }
 
@@ -107,13 +113,15 @@ impl Gates {
         children: u16,
         concurrency: u16,
     ) -> Self {
+        let line = (usize::from(concurrency) / LINE).max(1);
         let limited = tasks.filter(|(_, options)| options.concurrency_limit.is_some() || options.rate_limit.is_some());
-        let gate = |(name, options): (_, TaskOptions)| (name, Gate::new(options.concurrency_limit, options.rate_limit));
+        let gate =
+            |(name, options): (_, TaskOptions)| (name, Gate::new(options.concurrency_limit, options.rate_limit, line));
         Self {
             tasks: limited.map(gate).collect(),
-            threads: Gate::new(NonZeroU32::new(threads.into()), None),
-            children: Gate::new(NonZeroU32::new(children.into()), None),
-            line: Semaphore::new((usize::from(concurrency) / LINE).max(1)),
+            threads: Gate::new(NonZeroU32::new(threads.into()), None, line),
+            children: Gate::new(NonZeroU32::new(children.into()), None, line),
+            lines: Semaphore::new((usize::from(concurrency) / LINES).max(1)),
             patience: PATIENCE,
         }
     }
@@ -125,40 +133,62 @@ impl Gates {
             Place::Thread => Some(&self.threads),
             Place::Apart => Some(&self.children),
         };
-        let mut pass = Pass::default();
-        // The rate last: a start that was counted cannot be taken back.
-        for gate in pool.into_iter().chain(self.tasks.get(task)) {
-            let Some(permit) = self.place(gate).await else { return Entry::Later(gate.later(Duration::ZERO)) };
-            while let Some(wait) = gate.start() {
-                if wait >= SHORTEST || self.wait(sleep(wait)).await.is_none() {
-                    return Entry::Later(gate.later(wait));
-                }
+        let own = self.tasks.get(task);
+        let deadline = Instant::now() + self.patience;
+        // The task's own place first: one that waits for its own limit holds nothing that others need.
+        let Some(own_place) = self.place(own).await else { return later(own, Duration::ZERO) };
+        loop {
+            let Some(pool_place) = self.place(pool).await else { return later(pool, Duration::ZERO) };
+            // The rate last: a start that was counted cannot be taken back.
+            let Some(wait) = own.and_then(|gate| gate.start()) else {
+                return Entry::Now(Pass::within([(own, own_place), (pool, pool_place)]));
+            };
+            drop(pool_place);
+            let too_long = wait >= SHORTEST || Instant::now() + wait > deadline;
+            if too_long || self.wait(own, sleep(wait)).await.is_none() {
+                return later(own, wait);
             }
-            pass.0.push(Held { gate: gate.clone(), since: Instant::now(), _permit: permit });
         }
-        Entry::Now(pass)
     }
 
-    async fn place(&self, gate: &Gate) -> Option<Option<OwnedSemaphorePermit>> {
-        let Some((places, _)) = &gate.places else { return Some(None) };
+    /// A place behind a gate, `None` when there is none.
+    async fn place(&self, gate: Option<&Arc<Gate>>) -> Option<Option<OwnedSemaphorePermit>> {
+        let Some((places, _)) = gate.and_then(|gate| gate.places.as_ref()) else { return Some(None) };
         if let Ok(permit) = places.clone().try_acquire_owned() {
             return Some(Some(permit));
         }
-        self.wait(places.clone().acquire_owned()).await?.ok().map(Some)
+        self.wait(gate, places.clone().acquire_owned()).await?.ok().map(Some)
     }
 
     /// Waits here, if there is room for one more and if it does not take too long.
-    async fn wait<T>(&self, ready: impl Future<Output = T>) -> Option<T> {
-        let _line = self.line.try_acquire().ok()?;
+    async fn wait<T>(&self, gate: Option<&Arc<Gate>>, ready: impl Future<Output = T>) -> Option<T> {
+        let _line = gate?.line.try_acquire().ok()?;
+        let _lines = self.lines.try_acquire().ok()?;
         timeout(self.patience, ready).await.ok()
     }
 }
 
+fn later(gate: Option<&Arc<Gate>>, wait: Duration) -> Entry {
+    Entry::Later(gate.map_or(SHORTEST, |gate| gate.later(wait)))
+}
+
+impl Pass {
+    fn within(entered: [(Option<&Arc<Gate>>, Option<OwnedSemaphorePermit>); 2]) -> Self {
+        let since = Instant::now();
+        let entered = entered.into_iter().filter_map(|(gate, place)| {
+            let gate = gate?.clone();
+            Some(Entered { gate, since, _place: place })
+        });
+        Self { _within: entered.collect() }
+    }
+}
+
 impl Gate {
-    fn new(places: Option<NonZeroU32>, rate: Option<RateLimit>) -> Arc<Self> {
+    fn new(places: Option<NonZeroU32>, rate: Option<RateLimit>, line: usize) -> Arc<Self> {
         let places = places.map(|limit| (Arc::new(Semaphore::new(limit.get() as usize)), limit.get()));
         let rate = rate.map(|limit| Rate { limit, starts: VecDeque::new() });
-        Arc::new(Self { places, state: Mutex::new(State { rate, usual: None, turn: None }) })
+        let state = Mutex::new(State { rate, usual: None, turn: None });
+        Arc::new(Self { places, line: Semaphore::new(line), state })
     }
 
     fn start(&self) -> Option<Duration> {
@@ -264,6 +294,16 @@ mod tests {
         assert!(matches!(gates.enter("free", Place::Thread).await, Entry::Now(_)));
     }
 
+    #[tokio::test]
+    async fn one_that_waits_for_its_own_limit_holds_no_place_of_the_pool() {
+        let gates = Gates { patience: Duration::from_mins(1), ..gates(TaskOptions::new().concurrency_limit(1)) };
+        let running = gates.enter("limited", Place::Among).await;
+        assert!(matches!(running, Entry::Now(_)));
+        let mut waiting = std::pin::pin!(gates.enter("limited", Place::Thread));
+        assert!(futures_util::poll!(&mut waiting).is_pending());
+        assert!(matches!(gates.enter("free", Place::Thread).await, Entry::Now(_)), "the only thread is free");
+    }
+
     #[test]
     fn a_suspect_runs_apart_whatever_it_says() {
         assert_eq!(Place::of(TaskOptions::new(), false), Place::Among);
@@ -274,7 +314,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_period_has_more_starts_than_the_rate(limit in 1..20_u32, steps in prop::collection::vec(0..400_u64, 1..200)) {
-            let gate = Gate::new(None, Some(RateLimit::per_second(limit)));
+            let gate = Gate::new(None, Some(RateLimit::per_second(limit)), 1);
             let (mut state, mut at, mut starts) = (gate.lock(), Instant::now(), Vec::new());
             for step in steps {
                 at += Duration::from_millis(step);
@@ -291,7 +331,7 @@ mod tests {
 
         #[test]
         fn those_sent_back_take_turns(count in 1..500_u32, starts in 1..50_u32, random in 0.0..1.0_f64) {
-            let gate = Gate::new(None, Some(RateLimit::per_second(starts)));
+            let gate = Gate::new(None, Some(RateLimit::per_second(starts)), 1);
             let (mut state, now) = (gate.lock(), Instant::now());
             let mut turns = vec![0_u32; 66];
             for _ in 0..count {

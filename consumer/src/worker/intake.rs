@@ -22,8 +22,8 @@ use crate::registry::ErasedHandler;
 
 /// Waits shorter than this are held here; the broker's shortest delay is a second.
 const HOLD: Duration = Duration::from_secs(1);
-/// When a task that found no process or thread is tried again.
-const NOT_STARTED: Duration = Duration::from_secs(4);
+/// When an attempt that came to nothing is made again.
+const AGAIN: Duration = Duration::from_secs(4);
 
 pub(super) struct Intake {
     worker: Arc<Worker>,
@@ -77,26 +77,33 @@ impl Intake {
 
 /// One attempt from admission to ack.
 async fn life(worker: Arc<Worker>, key: Key, task: Task, message: Message, queue: String) {
-    let ending = Ending { worker: &worker, key: &key };
+    let ending = Ending { worker: &worker, key: Some(&key) };
     let due = worker.abandon.run_until_cancelled(attempt(&worker, &key, &task, &message, &queue)).await;
     let Some(due) = due else { return };
     if due == Due::Ack {
         worker.runs.remember(&key);
     }
-    let deliveries = worker.runs.end(&key);
-    drop(ending);
-    settle(deliveries, due).await;
+    settle(ending.end(), due).await;
 }
 
 /// Ends the run however its task ends: a key that stayed would swallow every redelivery.
 struct Ending<'a> {
     worker: &'a Worker,
-    key: &'a Key,
+    key: Option<&'a Key>,
+}
+
+impl Ending<'_> {
+    /// The deliveries to settle. Once only: afterwards the key may be another run's.
+    fn end(mut self) -> Vec<Delivery> {
+        self.key.take().map(|key| self.worker.runs.end(key)).unwrap_or_default()
+    }
 }
 
 impl Drop for Ending<'_> {
     fn drop(&mut self) {
-        drop(self.worker.runs.end(self.key));
+        if let Some(key) = self.key {
+            drop(self.worker.runs.end(key));
+        }
     }
 }
 
@@ -127,16 +134,16 @@ async fn attempt(worker: &Arc<Worker>, key: &Key, task: &Task, message: &Message
     if worker.stop.is_cancelled() {
         return Due::Requeue;
     }
-    let started_at = OffsetDateTime::now_utc();
-    let run = Attempt { worker, key, origin: &origin, handler, place, started_at };
+    let run = Attempt { worker, key, origin: &origin, handler, place };
     match run.run(pass).await {
-        Ok(outcome) => {
+        Ok((outcome, started_at)) => {
             let outcome = unless_stopping(outcome, worker.stop.is_cancelled());
             dispose(worker, &origin, outcome, policy, started_at).await
         }
         Err(error) => {
-            tracing::error!(task_id = %task.id, task = %task.task, %error, "a task could not be started");
-            worker.settle.publish(&origin, Followup::Forward(NOT_STARTED)).await
+            metrics::counter!("errand_void_attempts_total").increment(1);
+            tracing::error!(task_id = %task.id, task = %task.task, %error, "an attempt came to nothing and is made again");
+            worker.settle.publish(&origin, Followup::Forward(AGAIN)).await
         }
     }
 }

@@ -49,7 +49,7 @@ struct Pool {
 
 /// A call that was started.
 pub(super) enum Running {
-    /// Among others, and whether a thread is at work on it just now.
+    /// Among others, and whether it is being polled just now.
     Among(AbortOnDropHandle<Result<Box<RawValue>, CallError>>, Arc<AtomicBool>),
     /// On a thread; dropping the guard ends it at its next `await`.
     Thread(oneshot::Receiver<Outcome>, DropGuard),
@@ -81,8 +81,8 @@ impl Pools {
 
     /// Starts a call among the others.
     pub(super) fn among(&self, mut call: Call, pass: Pass) -> Running {
-        let at_work = Arc::new(AtomicBool::new(false));
-        let flag = at_work.clone();
+        let polled = Arc::new(AtomicBool::new(false));
+        let flag = polled.clone();
         let call = async move {
             let _pass = pass;
             poll_fn(|cx| {
@@ -93,7 +93,7 @@ impl Pools {
             })
             .await
         };
-        Running::Among(AbortOnDropHandle::new(self.runtime.spawn(call)), at_work)
+        Running::Among(AbortOnDropHandle::new(self.runtime.spawn(call)), polled)
     }
 
     /// Starts a call on a thread of its own. The pass bounds their number.
@@ -119,10 +119,10 @@ impl Pools {
 
     /// Gives up a call that is over its hard limit. One that goes on all the same is reported.
     pub(super) async fn give_up(&self, running: Running, task: &str, task_id: &str) -> GivenUp {
-        let (pool, at_work, mut ended): (&Pool, bool, BoxFuture<'static, ()>) = match running {
-            Running::Among(call, at_work) => {
+        let (pool, polled, mut ended): (&Pool, bool, BoxFuture<'static, ()>) = match running {
+            Running::Among(call, polled) => {
                 call.abort();
-                (&self.among, at_work.load(Ordering::Relaxed), call.map(drop).boxed())
+                (&self.among, polled.load(Ordering::Relaxed), call.map(drop).boxed())
             }
             Running::Thread(outcome, cut) => {
                 drop(cut);
@@ -132,7 +132,7 @@ impl Pools {
         if timeout(HELD_AFTER, &mut ended).await.is_ok() {
             return GivenUp::Ended;
         }
-        if !at_work {
+        if !polled {
             return GivenUp::Starved;
         }
         let held = pool.hold(task, task_id);

@@ -15,14 +15,14 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{Instrument, Span};
 
 use super::Worker;
-use super::child::{self, NotStarted};
+use super::child::{self, Apart, NoVerdict};
 use super::gates::{Pass, Place};
 use super::pools::GivenUp;
 use super::runs::Key;
 use super::settle::Origin;
 use crate::context::{Cancelled, Context, ContextParts, Submission};
 use crate::disposition::Outcome;
-use crate::options::Execution;
+use crate::options::{Execution, ResourceLimits};
 use crate::registry::ErasedHandler;
 
 /// A task that ends sooner is not announced as STARTED: a quick one costs two messages, not four.
@@ -39,17 +39,21 @@ pub(super) struct Attempt<'a> {
     pub(super) origin: &'a Origin<'a>,
     pub(super) handler: Arc<dyn ErasedHandler>,
     pub(super) place: Place,
-    pub(super) started_at: OffsetDateTime,
 }
 
-/// What ended a run, with when it may be tried again if it did not even start.
-pub(super) type Ran = Result<Outcome, NotStarted>;
+/// How a run ended, and when it had started.
+pub(super) type Ran = Result<(Outcome, OffsetDateTime), NoVerdict>;
 
 impl Attempt<'_> {
     /// Runs the handler to its end or to its hard limit.
     pub(super) async fn run(self, pass: Pass) -> Ran {
         let (worker, task, options) = (self.worker, self.origin.task, self.handler.options());
-        let started = Instant::now();
+        let apart = match self.place {
+            Place::Apart => Some(child::start(worker.config.max_result_bytes).await?),
+            Place::Among | Place::Thread => None,
+        };
+        // Its time runs from here: that a process takes long to come up is not the task's fault.
+        let (started, started_at) = (Instant::now(), OffsetDateTime::now_utc());
         let hard = task.time_limit.or(options.time_limit).unwrap_or(worker.config.time_limit);
         let hard = hard.min(worker.config.max_time_limit);
         let soft = task.soft_time_limit.or(options.soft_time_limit).map(|soft| soft.min(hard));
@@ -64,48 +68,53 @@ impl Attempt<'_> {
         let progress = control.progress();
         worker.runs.control(self.key, control);
         let ended = tokio::select! {
-            ended = self.call(context, pass, started + hard, hard) => ended,
-            never = announce(worker, task, progress, self.started_at) => match never {},
+            ended = self.call(apart, context, pass, hard) => ended,
+            never = announce(worker, task, progress, started_at) => match never {},
             never = cancel_at(worker, self.key, soft.map(|soft| started + soft)) => match never {},
             never = submit(worker, self.origin, submissions) => match never {},
         };
         metrics::histogram!("errand_run_seconds").record(started.elapsed().as_secs_f64());
-        ended
+        Ok((ended?, started_at))
     }
 
-    async fn call(&self, context: Context, pass: Pass, deadline: Instant, hard: Duration) -> Ran {
+    async fn call(
+        &self,
+        apart: Option<Apart>,
+        context: Context,
+        pass: Pass,
+        hard: Duration,
+    ) -> Result<Outcome, NoVerdict> {
         let (worker, task) = (self.worker, self.origin.task);
-        let call = |context| {
-            let call = self.handler.clone().call(task.args.clone(), task.kwargs.clone(), context);
-            Box::pin(call.instrument(span(&task.id, &task.task, task.retries)))
-        };
+        let over = sleep(hard);
+        if let Some(apart) = apart {
+            let _pass = pass;
+            return tokio::select! {
+                ended = apart.run(task, &context, self.resources()) => ended,
+                () = over => Ok(Outcome::TimeLimitExceeded(hard)),
+            };
+        }
+        let call = self.handler.clone().call(task.args.clone(), task.kwargs.clone(), context);
+        let call = Box::pin(call.instrument(span(&task.id, &task.task, task.retries)));
         let mut running = match self.place {
-            Place::Apart => return self.apart(&context, pass, deadline, hard).await,
-            Place::Among => worker.pools.among(call(context), pass),
-            Place::Thread => worker.pools.thread(call(context), pass)?,
+            Place::Thread => worker.pools.thread(call, pass)?,
+            Place::Among | Place::Apart => worker.pools.among(call, pass),
         };
         tokio::select! {
-            outcome = running.outcome() => Ok(outcome),
-            () = sleep_until(deadline) => {
-                // A blocking handler that looks ends now.
-                worker.runs.cancel(self.key, Cancelled::SoftTimeLimit);
-                match worker.pools.give_up(running, &task.task, &task.id).await {
-                    GivenUp::Ended | GivenUp::Held => Ok(Outcome::TimeLimitExceeded(hard)),
-                    GivenUp::Starved => Err(NotStarted::Starved),
-                }
-            }
+            outcome = running.outcome() => return Ok(outcome),
+            () = over => {}
+        }
+        // A blocking handler that looks ends now.
+        worker.runs.cancel(self.key, Cancelled::SoftTimeLimit);
+        match worker.pools.give_up(running, &task.task, &task.id).await {
+            GivenUp::Ended | GivenUp::Held => Ok(Outcome::TimeLimitExceeded(hard)),
+            GivenUp::Starved => Err(NoVerdict::Starved),
         }
     }
 
-    async fn apart(&self, context: &Context, _pass: Pass, deadline: Instant, hard: Duration) -> Ran {
-        let limits = match self.handler.options().execution {
+    fn resources(&self) -> Option<ResourceLimits> {
+        match self.handler.options().execution {
             Execution::Isolated(limits) => Some(limits),
             Execution::Async | Execution::Blocking => None,
-        };
-        let max_result = self.worker.config.max_result_bytes;
-        tokio::select! {
-            ended = child::run(self.origin.task, context, limits, max_result) => ended,
-            () = sleep_until(deadline) => Ok(Outcome::TimeLimitExceeded(hard)),
         }
     }
 }

@@ -16,13 +16,11 @@ use protocol::topology::Topology;
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
-use crate::disposition::Disposition;
+use crate::disposition::{Disposition, bounded};
 
 /// The longest pause between two attempts to publish the same.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// A longer error message is cut in the reply.
-const MAX_ERROR_BYTES: usize = 512 * 1024;
 /// How long a result waits for its producer's reply queue to be declared again. A producer that is gone for good must
 /// not hold the worker's slots.
 const REPLY_PATIENCE: Duration = Duration::from_mins(1);
@@ -82,7 +80,7 @@ impl Settle {
         let (publishes, due) = match followup {
             Followup::Forward(wait) => {
                 let mut forward = forward_of(origin.message, wait);
-                forward.set_suspect(origin.message.is_suspect());
+                forward.set_returns(origin.message.returns());
                 (vec![self.task_publish(forward, origin.queue)], Due::Forwarded)
             }
             Followup::Disposed(disposition, started_at) => {
@@ -219,13 +217,6 @@ fn reply_publish(task: &Task, reply: &Reply) -> Option<Publish> {
     let correlation_id = task.correlation_id.as_deref().unwrap_or(&task.id);
     let message = reply.encode(correlation_id, task.durable_reply);
     Some(Publish { exchange: String::new(), routing_key: reply_to.clone(), message })
-}
-
-fn bounded(mut error: ErrorInfo) -> ErrorInfo {
-    if error.message.len() > MAX_ERROR_BYTES {
-        error.message = truncate(&error.message, MAX_ERROR_BYTES).to_owned();
-    }
-    error
 }
 
 fn brief(error: &ErrorInfo) -> String {

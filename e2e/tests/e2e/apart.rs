@@ -126,9 +126,9 @@ async fn a_suspect_runs_apart_with_progress_and_dies_with_its_worker() -> Result
 
 #[tokio::test]
 async fn a_suspect_ends_in_the_grace_and_its_death_in_a_shutdown_is_no_verdict() -> Result<()> {
-    let mut pair = Pair::on(broker::shared().await?).consumer_env("SHUTDOWN_GRACE", "40s").start().await?;
+    let mut pair = Pair::on(broker::shared().await?).consumer_env("SHUTDOWN_GRACE", "1m").start().await?;
     let mut ids = Vec::new();
-    for seconds in [3, 30] {
+    for seconds in [8, 40] {
         let task = json!({"task": "long_running_task", "kwargs": {"data": 1, "seconds": seconds}});
         ids.push(pair.client().accepted(&task).await?);
     }

@@ -1,11 +1,16 @@
 //! Children: tasks that a running one submits through its producer's reply queue.
 
+use std::time::{Duration, Instant};
+
 use anyhow::{Context, Result};
-use e2e::{Pair, broker};
+use e2e::{Pair, broker, procfs};
 use serde_json::{Value, json};
+use tokio::time::sleep;
 
 use crate::life::SOON;
 use crate::rows;
+
+const POLL: Duration = Duration::from_millis(20);
 
 /// Publishes a submission as a worker does, with an `add` of 1 and 2.
 async fn submit(pair: &Pair, id: &str, parent_id: &str, queue: &str) -> Result<()> {
@@ -30,10 +35,10 @@ async fn family() -> Result<(Pair, String)> {
 
 /// The task, once it is there.
 async fn ended(pair: &Pair, id: &str) -> Result<Value> {
-    let start = std::time::Instant::now();
+    let start = Instant::now();
     while pair.client().get_path(&format!("/v1/tasks/{id}")).await?.status == 404 {
         anyhow::ensure!(start.elapsed() < SOON, "{id} became no row");
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        sleep(POLL).await;
     }
     pair.client().await_terminal(id, SOON).await
 }
@@ -112,18 +117,23 @@ async fn a_handlers_children_are_there_before_its_result() -> Result<()> {
 
 #[tokio::test]
 async fn a_parent_that_dies_while_it_submits_has_each_child_once() -> Result<()> {
-    const PAGES: u32 = 400;
+    const PAGES: u32 = 1000;
     let mut pair = Pair::on(broker::shared().await?).worker("custom_worker").start().await?;
     let parent = pair.client().accepted(&report(PAGES)).await?;
-    // The third time it is suspected and submits from a process of its own.
     for deaths in 1..=2 {
-        let start = std::time::Instant::now();
+        let start = Instant::now();
         while rows::count(pair.store()).await? < 1 + 50 * deaths {
             anyhow::ensure!(start.elapsed() < SOON, "no children come");
+            sleep(POLL).await;
         }
         pair.consumers[0].kill()?;
         assert_eq!(pair.client().get(&parent).await?["state"], "STARTED", "it died in the middle");
         pair.consumers[0].restart().await?;
+    }
+    let start = Instant::now();
+    while procfs::children_of(pair.consumers[0].pid())?.is_empty() {
+        anyhow::ensure!(start.elapsed() < SOON, "a suspect submits from a process of its own");
+        sleep(POLL).await;
     }
     let ended = pair.client().await_terminal(&parent, SOON).await?;
     assert_eq!((&ended["state"], ended["result"].as_array().map(Vec::len)), (&json!("SUCCESS"), Some(PAGES as usize)));
@@ -138,15 +148,15 @@ async fn a_child_of_a_celery_clients_task_goes_straight_to_its_queue() -> Result
     let properties = json!({"content_type": "application/json", "delivery_mode": 2, "headers": headers});
     let management = &pair.broker().management;
     assert!(management.publish(pair.vhost(), "errand.tasks", "default", &properties, "[[3], {}, null]").await?);
-    let start = std::time::Instant::now();
+    let start = Instant::now();
     loop {
-        let metrics = reqwest::get(pair.consumers[0].url("/metrics")).await?.text().await?;
+        let metrics = e2e::client::http()?.get(pair.consumers[0].url("/metrics")).send().await?.text().await?;
         // The parent and its three pages.
         if metrics.contains(r#"errand_attempts_total{state="SUCCESS"} 4"#) {
             break;
         }
         anyhow::ensure!(start.elapsed() < SOON, "{metrics}");
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        sleep(POLL).await;
     }
     assert_eq!(rows::count(pair.store()).await?, 0);
     pair.stop().await

@@ -98,7 +98,7 @@ async fn what_a_command_started_ends_with_its_time_and_with_its_worker() -> Resu
     }))
     .await?;
     let mark = Path::new(&mark);
-    let limited = json!({"task": "run_command", "args": ["linger"], "soft_time_limit": 600, "time_limit": 3});
+    let limited = json!({"task": "run_command", "args": ["linger"], "time_limit": 3});
     let id = pair.client().accepted(&limited).await?;
     await_processes(mark, 3).await?;
     let ended = pair.client().await_terminal(&id, SOON).await?;

@@ -6,6 +6,7 @@ use protocol::reply::Progress;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio_util::bytes::Bytes;
 use tokio_util::codec::{FramedRead, FramedWrite, LengthDelimitedCodec};
@@ -17,7 +18,9 @@ use crate::signature::{Signature, SubmitError};
 
 /// The largest frame to a child: a message is at most 16 MiB, and JSON in JSON grows little.
 pub(super) const MAX_CALL: usize = 64 * 1024 * 1024;
-/// What a frame has beside a result.
+/// The largest frame from a child but for its result: an error, or the call of a child task. Both are bounded below it.
+pub(super) const MAX_REPORT: usize = 1024 * 1024;
+/// What a frame has beside that.
 pub(super) const ROOM: usize = 64 * 1024;
 
 /// To the child.
@@ -77,7 +80,7 @@ pub(super) type Frames = FramedRead<OwnedReadHalf, LengthDelimitedCodec>;
 pub(super) type Sink = FramedWrite<OwnedWriteHalf, LengthDelimitedCodec>;
 
 /// The two directions of a channel.
-pub(super) fn framed(channel: tokio::net::UnixStream, max: usize) -> (Frames, Sink) {
+pub(super) fn framed(channel: UnixStream, max: usize) -> (Frames, Sink) {
     let (reader, writer) = channel.into_split();
     let codec = |max| LengthDelimitedCodec::builder().max_frame_length(max).new_codec();
     (FramedRead::new(reader, codec(max)), FramedWrite::new(writer, codec(u32::MAX as usize)))

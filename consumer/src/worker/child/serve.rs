@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use futures_util::{FutureExt, SinkExt, StreamExt};
-use protocol::reply::Progress;
-use rustix::process::{Resource, Rlimit, Signal, kill_current_process_group, setrlimit, setsid};
+use protocol::reply::{ErrorInfo, Progress};
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, kill_current_process_group, setrlimit, setsid};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
@@ -21,14 +21,19 @@ use tracing::Instrument;
 
 use super::frame::{Frames, FromChild, MAX_CALL, Order, Sink, ToChild, Verdict, decode, encode, framed};
 use crate::context::{Context, ContextControl, ContextParts, Submission};
+use crate::disposition::bounded;
+use crate::handler::TaskError;
 use crate::options::ResourceLimits;
-use crate::registry::{CallError, Registry};
+use crate::registry::Registry;
 use crate::signature::SubmitError;
 use crate::worker::pools::panic_message;
 use crate::worker::run::span;
 
 /// The least time between two reports of progress; the worker passes on fewer still.
 const PROGRESS_EVERY: Duration = Duration::from_millis(50);
+
+/// Submissions that await their answer.
+const SUBMISSIONS: usize = 32;
 
 /// Runs the task that the worker sends over standard input, and ends the process.
 ///
@@ -75,29 +80,33 @@ fn take_channel() -> anyhow::Result<UnixStream> {
 
 /// No core file of a task that crashes on purpose or by its arguments; and the limits of an isolated one.
 fn restrict(limits: Option<ResourceLimits>) -> anyhow::Result<()> {
-    let to = |limit| Rlimit { current: Some(limit), maximum: Some(limit) };
-    setrlimit(Resource::Core, to(0))?;
+    bound(Resource::Core, 0, 0)?;
     if let Some(limits) = limits {
-        setrlimit(Resource::Data, to(limits.memory))?;
+        bound(Resource::Data, limits.memory, limits.memory)?;
         let cpu = limits.cpu.as_secs().max(1);
         // The signal at the first says why, the one at the second cannot be ignored.
-        setrlimit(Resource::Cpu, Rlimit { current: Some(cpu), maximum: Some(cpu + 5) })?;
+        bound(Resource::Cpu, cpu, cpu + 5)?;
     }
     Ok(())
 }
 
+/// What the system has forbidden already stays forbidden: only root may raise it.
+fn bound(resource: Resource, current: u64, maximum: u64) -> anyhow::Result<()> {
+    let least = |limit: u64| Some(getrlimit(resource).maximum.map_or(limit, |before| before.min(limit)));
+    Ok(setrlimit(resource, Rlimit { current: least(current), maximum: least(maximum) })?)
+}
+
 fn run(runtime: &Runtime, registry: &Registry, order: Order, context: Context) -> Verdict {
     let Some(handler) = registry.get(&order.task) else {
-        let error = CallError::Task(crate::handler::TaskError::fail("NotRegistered", order.task));
-        return Verdict::Failed(error.into());
+        return Verdict::Failed(TaskError::fail("NotRegistered", order.task));
     };
     let span = span(&order.task_id, &order.task, order.attempt);
     let call = handler.call(order.args, order.kwargs, context).instrument(span);
     match runtime.block_on(AssertUnwindSafe(call).catch_unwind()) {
         Ok(Ok(result)) if result.get().len() > order.max_result => Verdict::TooLarge(result.get().len()),
         Ok(Ok(result)) => Verdict::Returned(result),
-        Ok(Err(error)) => Verdict::Failed(error.into()),
-        Err(panic) => Verdict::Panicked(panic_message(&*panic)),
+        Ok(Err(error)) => Verdict::Failed(TaskError::from(error).map(bounded)),
+        Err(panic) => Verdict::Panicked(bounded(ErrorInfo::new("Panic", panic_message(&*panic))).message),
     }
 }
 
@@ -133,7 +142,8 @@ async fn speak(
                 }
                 ToChild::Run(_) => {}
             },
-            Some(Submission { task_id, signature, done }) = submitted.recv() => {
+            // So many await their answer at once; the handler's others wait on its side of the channel.
+            Some(Submission { task_id, signature, done }) = submitted.recv(), if answers.len() < SUBMISSIONS => {
                 number += 1;
                 answers.insert(number, done);
                 say(&mut sink, &FromChild::Submit(number, task_id, Box::new(signature))).await?;
