@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::context::{Cancelled, Context};
 use crate::options::TaskOptions;
+use crate::signature::Signature;
 
 /// One kind of task.
 pub trait Handler: Send + Sync + 'static {
@@ -32,6 +33,15 @@ pub trait Handler: Send + Sync + 'static {
     /// # Errors
     /// A [`TaskError`] says whether another attempt may help. `?` on any other error says that it may.
     fn run(&self, args: Self::Args, ctx: Context) -> impl Future<Output = Result<Self::Output, TaskError>> + Send;
+
+    /// A call of this task with these arguments by name, for [`Context::submit`]. `Args` must be a struct with named
+    /// fields.
+    fn signature(args: &Self::Args) -> Signature
+    where
+        Self::Args: Serialize,
+    {
+        Signature::with(Self::NAME, args)
+    }
 }
 
 /// A failed attempt, and what becomes of the task.

@@ -8,8 +8,6 @@ use protocol::topology::Topology;
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 
-use crate::handler::Handler;
-
 /// All arguments of one task, in bytes of JSON; the bound that the HTTP API has for a whole request.
 const MAX_ARGUMENT_BYTES: usize = 256 * 1024;
 /// Of each argument list: the message, like a request over HTTP, is one level deeper.
@@ -82,12 +80,9 @@ impl Signature {
         }
     }
 
-    /// A call of this handler's task with these arguments, by name. `Args` must be a struct with named fields.
-    pub fn of<H: Handler>(args: &H::Args) -> Self
-    where
-        H::Args: Serialize,
-    {
-        let mut signature = Self::new(H::NAME);
+    /// A call with these arguments, by name: the fields of a struct.
+    pub(crate) fn with(task: &str, args: &impl Serialize) -> Self {
+        let mut signature = Self::new(task);
         match serde_json::to_string(args).map_err(|error| error.to_string()).and_then(|json| fields(&json)) {
             Ok(kwargs) => signature.kwargs = kwargs,
             Err(fault) => signature.fault = Some(format!("args: {fault}")),

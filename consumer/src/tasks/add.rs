@@ -9,6 +9,7 @@ use crate::handler::{Handler, TaskError};
 
 pub(crate) struct Add;
 
+/// Adds two numbers. Integers stay integers as long as 64 bits hold the sum.
 #[derive(Deserialize, JsonSchema)]
 pub(crate) struct Args {
     x: Number,

@@ -8,8 +8,10 @@ use crate::handler::{Handler, TaskError};
 
 pub(crate) struct AlwaysFails;
 
+/// Fails in every attempt.
 #[derive(Deserialize, JsonSchema)]
 pub(crate) struct Args {
+    /// What the error says.
     message: String,
 }
 

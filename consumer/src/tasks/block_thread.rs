@@ -9,6 +9,7 @@ use crate::handler::{Handler, TaskError};
 
 pub(crate) struct BlockThread;
 
+/// Holds a thread that other tasks need, whatever its time limit says.
 #[derive(Deserialize, JsonSchema)]
 pub(crate) struct Args {
     seconds: Seconds,

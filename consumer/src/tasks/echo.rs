@@ -9,9 +9,11 @@ use crate::handler::{Handler, TaskError};
 
 pub(crate) struct Echo;
 
+/// Returns its argument, to the digit.
 #[derive(Deserialize, JsonSchema)]
 pub(crate) struct Args {
-    /// The text itself: parsed, an integer over 64 bits would lose digits.
+    /// Any JSON.
+    // The text itself: parsed, an integer over 64 bits would lose digits.
     value: Box<RawValue>,
 }
 

@@ -8,8 +8,10 @@ use crate::handler::{Handler, TaskError};
 
 pub(crate) struct Flaky;
 
+/// Fails some attempts and returns the number of the one that succeeds, from 0.
 #[derive(Deserialize, JsonSchema)]
 pub(crate) struct Args {
+    /// Attempts that fail.
     failures: u32,
 }
 

@@ -15,9 +15,12 @@ use crate::handler::{Handler, TaskError};
 
 pub(crate) struct LongRunningTask;
 
+/// Works for some seconds, tells its progress each second, and returns `data` doubled.
 #[derive(Deserialize, JsonSchema)]
 pub(crate) struct Args {
+    /// A number, or a string, which is repeated.
     data: Value,
+    /// For how long.
     #[serde(default = "ten_seconds")]
     seconds: WholeSeconds,
 }

@@ -6,6 +6,7 @@
 mod parameters;
 mod postgres;
 mod queries;
+mod query;
 mod sqlite;
 mod values;
 
@@ -20,7 +21,8 @@ use sqlx::error::DatabaseError;
 use sqlx::postgres::PgDatabaseError;
 use tokio::time::timeout;
 
-use self::queries::{Database, Query};
+use self::queries::{Configured, Database};
+use self::query::Query;
 use crate::config::TaskSettings;
 use crate::context::{Cancelled, Context};
 use crate::handler::{Handler, TaskError};
@@ -36,7 +38,7 @@ const CONNECT: Duration = Duration::from_secs(5);
 const MAX_BYTES: usize = 4 * 1024 * 1024;
 
 pub(crate) struct QueryDatabase {
-    queries: Option<BTreeMap<String, Query>>,
+    queries: Option<BTreeMap<String, Configured>>,
 }
 
 /// Runs one of the read-only queries that the worker's operator allows, and returns its rows.
@@ -82,12 +84,12 @@ impl Handler for QueryDatabase {
             return Err(TaskError::fail("NotConfigured", "the worker has no queries: QUERIES_FILE is not set"));
         };
         let unknown = || TaskError::fail("UnknownQuery", format!("QUERIES_FILE has no query {name:?}"));
-        let query = queries.get(&name).ok_or_else(unknown)?;
+        let Configured { database, query } = queries.get(&name).ok_or_else(unknown)?;
         let params = query.arguments(params)?;
         // A little less than what is left, so that the database gives up before the worker does.
         let limit = ctx.time_left().map_or(LIMIT, |left| left.mul_f64(0.95)).min(LIMIT);
         let run = async {
-            match &*query.database {
+            match &**database {
                 Database::Postgres(database) => database.run(query, &params, limit).await,
                 Database::Sqlite(database) => database.run(query, &params, limit).await,
             }

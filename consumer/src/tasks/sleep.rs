@@ -10,8 +10,10 @@ use crate::handler::{Handler, TaskError};
 
 pub(crate) struct Sleep;
 
+/// Waits, and returns for how long.
 #[derive(Deserialize, JsonSchema)]
 pub(crate) struct Args {
+    /// Fractions included.
     seconds: Seconds,
 }
 

@@ -86,7 +86,7 @@ fn the_tasks_and_settings_of_the_manual_are_those_of_the_worker() -> Result<()> 
     }
     let help = said("--help")?;
     for setting in rows.iter().flat_map(|(_, settings)| settings) {
-        assert!(help.contains(&format!("[env: {setting}=")), "{setting} is no setting");
+        assert!(help.contains(&format!("[env: {setting}")), "{setting} is no setting");
     }
     Ok(())
 }

@@ -6,7 +6,6 @@ use consumer::context::Context;
 use consumer::handler::{Handler, TaskError};
 use consumer::options::{RateLimit, TaskOptions};
 use consumer::registry::Registry;
-use consumer::signature::Signature;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -21,7 +20,7 @@ impl Handler for Report {
     async fn run(&self, (pages,): (u32,), ctx: Context) -> Result<Vec<String>, TaskError> {
         let mut ids = Vec::new();
         for number in 1..=pages {
-            ids.push(ctx.submit(Signature::of::<RenderPage>(&Page { number })).await?);
+            ids.push(ctx.submit(RenderPage::signature(&Page { number })).await?);
             ctx.progress(number.into(), u64::from(pages));
         }
         Ok(ids)

@@ -14,7 +14,7 @@ use sqlx::{
 };
 
 use super::parameters::Parameter;
-use super::queries::Query;
+use super::query::Query;
 use super::values::Kind;
 use super::{CONNECT, CONNECTIONS, Row, Rows, failure, unique};
 use crate::handler::TaskError;

@@ -6,11 +6,10 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail, ensure};
 use serde::Deserialize;
-use serde_json::{Map, Value};
 
 use super::postgres::Postgres;
+use super::query::Query;
 use super::sqlite::Sqlite;
-use crate::handler::TaskError;
 use crate::tasks::named;
 
 const MAX_ROWS: usize = 100_000;
@@ -37,12 +36,10 @@ fn max_rows() -> usize {
     1000
 }
 
-/// A query, checked.
-pub(super) struct Query {
+/// A query and where it runs.
+pub(super) struct Configured {
     pub(super) database: Arc<Database>,
-    pub(super) sql: Arc<str>,
-    pub(super) params: Vec<String>,
-    pub(super) max_rows: usize,
+    pub(super) query: Query,
 }
 
 /// Where queries run. Those of the same URL share one.
@@ -52,18 +49,18 @@ pub(super) enum Database {
 }
 
 /// Reads the file and connects to nothing.
-pub(super) fn read(path: &Path) -> anyhow::Result<BTreeMap<String, Query>> {
+pub(super) fn read(path: &Path) -> anyhow::Result<BTreeMap<String, Configured>> {
     let entries = named::read::<Entry>("QUERIES_FILE", "query", path)?;
     let mut databases = HashMap::new();
     let check = |(name, entry): (String, Entry)| {
-        let query = entry.check(&mut databases).with_context(|| format!("QUERIES_FILE: query `{name}`"))?;
-        Ok((name, query))
+        let configured = entry.check(&mut databases).with_context(|| format!("QUERIES_FILE: query `{name}`"))?;
+        Ok((name, configured))
     };
     entries.into_iter().map(check).collect()
 }
 
 impl Entry {
-    fn check(self, databases: &mut HashMap<String, Arc<Database>>) -> anyhow::Result<Query> {
+    fn check(self, databases: &mut HashMap<String, Arc<Database>>) -> anyhow::Result<Configured> {
         let Self { database: url, sql, params, max_rows } = self;
         ensure!(!sql.trim().is_empty(), "`sql` is empty");
         ensure!((1..=MAX_ROWS).contains(&max_rows), "`max_rows` is not 1 to {MAX_ROWS}");
@@ -78,7 +75,7 @@ impl Entry {
             None => Arc::new(database(&url)?),
         };
         databases.insert(url, database.clone());
-        Ok(Query { database, sql: sql.into(), params, max_rows })
+        Ok(Configured { database, query: Query { sql: sql.into(), params, max_rows } })
     }
 }
 
@@ -92,35 +89,12 @@ fn database(url: &str) -> anyhow::Result<Database> {
     })
 }
 
-impl Query {
-    /// The values in the order of the query's parameters.
-    pub(super) fn arguments(&self, mut given: Map<String, Value>) -> Result<Vec<Value>, TaskError> {
-        let invalid = |what: String| TaskError::fail("InvalidArguments", format!("argument `params`: {what}"));
-        let take = |name: &String| given.remove(name).ok_or_else(|| invalid(format!("missing `{name}`")));
-        let values = self.params.iter().map(take).collect::<Result<_, _>>()?;
-        match given.keys().next() {
-            Some(name) => Err(invalid(format!("unexpected `{name}`"))),
-            None => Ok(values),
-        }
-    }
-
-    /// Whether the statement has as many parameters as it was given names for.
-    pub(super) fn expects(&self, parameters: usize) -> Result<(), TaskError> {
-        if parameters == self.params.len() {
-            return Ok(());
-        }
-        let named = self.params.len();
-        let message = format!("the query has {parameters} parameters, its `params` in QUERIES_FILE name {named}");
-        Err(TaskError::fail("QueryFailed", message))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
-    fn configured(queries: &Value) -> Result<BTreeMap<String, Query>, String> {
+    fn configured(queries: &Value) -> Result<BTreeMap<String, Configured>, String> {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), queries.to_string()).unwrap();
         read(file.path()).map_err(|error| format!("{error:#}"))
@@ -132,7 +106,7 @@ mod tests {
         let queries = configured(&json!({"1": a, "2": b, "3": a})).unwrap();
         assert!(Arc::ptr_eq(&queries["1"].database, &queries["3"].database));
         assert!(matches!(*queries["2"].database, Database::Sqlite(_)));
-        assert_eq!(queries["1"].max_rows, 1000);
+        assert_eq!(queries["1"].query.max_rows, 1000);
     }
 
     #[test]
@@ -154,18 +128,6 @@ mod tests {
             let error = configured(&json!({"orders": query})).err().unwrap();
             assert!(error.starts_with("QUERIES_FILE: query `orders`: "), "{error}");
             assert!(error.contains(field) && !error.contains("s3cret"), "{error}");
-        }
-    }
-
-    #[test]
-    fn arguments_are_put_in_order_and_none_is_missing_or_left_over() {
-        let query = json!({"database": "sqlite:/b.db", "sql": "select $1, $2", "params": ["b", "a"]});
-        let query = configured(&json!({"q": query})).unwrap().remove("q").unwrap();
-        let arguments = |given: Value| query.arguments(serde_json::from_value(given).unwrap());
-        assert_eq!(arguments(json!({"a": 1, "b": null})).unwrap(), [json!(null), json!(1)]);
-        for (given, why) in [(json!({"a": 1}), "missing `b`"), (json!({"a": 1, "b": 2, "c": 3}), "unexpected `c`")] {
-            let error = arguments(given).unwrap_err();
-            assert!(error.error().kind == "InvalidArguments" && error.error().message.contains(why), "{error:?}");
         }
     }
 }

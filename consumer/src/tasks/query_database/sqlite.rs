@@ -16,7 +16,7 @@ use sqlx::{
     ValueRef,
 };
 
-use super::queries::Query;
+use super::query::Query;
 use super::{CONNECT, CONNECTIONS, Row, Rows, failure, unique};
 use crate::handler::TaskError;
 
