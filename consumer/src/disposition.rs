@@ -31,6 +31,8 @@ pub enum Outcome {
     NotRegistered(String),
     /// It expired before it started.
     Expired,
+    /// It was revoked, and was not started, or ended for that; with the reason.
+    Revoked(String),
 }
 
 /// What is to be done about it.
@@ -90,6 +92,7 @@ pub fn decide(
         )),
         Outcome::NotRegistered(task) => Disposition::GiveUp(ErrorInfo::new("NotRegistered", task)),
         Outcome::Expired => Disposition::Revoke("expired".to_owned()),
+        Outcome::Revoked(reason) => Disposition::Revoke(reason),
     }
 }
 

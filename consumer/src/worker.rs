@@ -9,6 +9,7 @@ mod health;
 mod heartbeat;
 mod intake;
 mod pools;
+mod remote;
 mod run;
 mod runs;
 mod settle;
@@ -28,11 +29,13 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use uuid::Uuid;
 
 use self::gates::Gates;
 use self::health::Health;
 use self::intake::Intake;
 use self::pools::Pools;
+use self::remote::{Remote, control_queue};
 use self::runs::Runs;
 use self::settle::Settle;
 use crate::config::Config;
@@ -59,6 +62,8 @@ struct Worker {
     runs: Runs<Delivery>,
     slots: Arc<Semaphore>,
     gates: Gates,
+    /// What producers say.
+    remote: Remote,
     settle: Settle,
     /// The runs, so that the end can wait for them.
     tracker: TaskTracker,
@@ -81,11 +86,16 @@ pub(crate) async fn serve(config: Config, registry: Registry) -> anyhow::Result<
     let broker = Broker::new(config.amqp_url.clone(), &config.worker_name)?;
     let table = config.topology.shared(&config.queues);
     let (publisher, publishing) = Publisher::new(broker.clone(), table.clone());
-    let (consuming, deliveries, consuming_link) = SubscriptionTask::new(broker, subscribe(&config, table));
+    let commands = config.topology.control_queue(&Uuid::now_v7().simple().to_string());
+    let queue = commands.queues.first().map(|queue| queue.name.clone()).unwrap_or_default();
+    let subscribe = subscribe(&config, table.and(commands));
+    let (consuming, deliveries, consuming_link) = SubscriptionTask::new(broker, subscribe);
+    let (consuming, steering) = consuming.steered(control_queue(&queue));
+    let remote = Remote::new(queue, config.topology.clone(), steering);
     let handlers = HandlerThreads::start()?;
     let exhausted = CancellationToken::new();
     let pools = Pools::new(handlers.handle()?, config.blocking_threads, exhausted.clone());
-    let worker = Arc::new(Worker::new(config, registry, publisher.clone(), pools));
+    let worker = Arc::new(Worker::new(config, registry, publisher.clone(), pools, remote));
 
     let (stop, close) = (worker.stop.clone(), CancellationToken::new());
     let (faults, mut fatal) = mpsc::channel(2);
@@ -93,6 +103,7 @@ pub(crate) async fn serve(config: Config, registry: Registry) -> anyhow::Result<
     links.spawn(report(publishing.run(close.clone()), faults.clone()));
     links.spawn(report(consuming.run(stop.clone(), close.clone()), faults));
     links.spawn(Intake::new(worker.clone()).run(deliveries));
+    links.spawn(listen_to_producers(worker.clone(), publisher.clone(), close.clone()));
     links.spawn(heartbeat::run(worker.clone(), publisher.clone(), close.clone()));
     links.spawn(upkeep(metrics.clone(), close.clone()));
     let health = Health { publishing: publisher.watch(), consuming: consuming_link, metrics };
@@ -117,11 +128,12 @@ pub(crate) async fn serve(config: Config, registry: Registry) -> anyhow::Result<
 }
 
 impl Worker {
-    fn new(config: Config, registry: Registry, publisher: Publisher, pools: Pools) -> Self {
+    fn new(config: Config, registry: Registry, publisher: Publisher, pools: Pools, remote: Remote) -> Self {
         let Config { blocking_threads, child_processes, concurrency, .. } = config;
         Self {
             gates: Gates::new(registry.options(), blocking_threads, child_processes, concurrency),
             pools,
+            remote,
             settle: Settle::new(publisher, config.topology.clone(), config.worker_name.clone()),
             slots: Arc::new(Semaphore::new(usize::from(config.concurrency))),
             config,
@@ -182,6 +194,10 @@ impl Drop for HandlerThreads {
             runtime.shutdown_background();
         }
     }
+}
+
+async fn listen_to_producers(worker: Arc<Worker>, publisher: Publisher, close: CancellationToken) {
+    worker.remote.run(&worker.config.worker_name, &publisher, &close).await;
 }
 
 /// Histograms keep every sample until they are swept, whether or not anybody scrapes.

@@ -5,7 +5,9 @@
 mod body;
 mod fields;
 mod health;
+mod pause;
 mod problem;
+mod revoke;
 mod submit;
 mod task;
 mod view;
@@ -53,7 +55,7 @@ impl Api {
     /// The task as the API shows it.
     fn view(&self, row: &TaskRow) -> view::TaskView {
         let service = self.workers.service(&row.accepted.queue, &row.accepted.task);
-        let reason = reason(row, &self.link.borrow(), service);
+        let reason = reason(row, &self.link.borrow(), service, self.store.paused_at(&row.accepted.queue).is_some());
         let own = self.workers.retry(&row.accepted.task).unwrap_or_default();
         view::TaskView::new(row, own, reason)
     }
@@ -82,6 +84,18 @@ fn routes(config: &mut web::ServiceConfig) {
     config
         .service(web::resource("/v1/tasks").route(web::post().to(submit::submit)).default_service(other("POST")))
         .service(web::resource("/v1/tasks/{id}").route(get().to(task::task)).default_service(other(READ)))
+        .service(
+            web::resource("/v1/tasks/{id}/revoke").route(web::post().to(revoke::revoke)).default_service(other("POST")),
+        )
+        .service(
+            web::resource("/v1/queues/{q}/pause").route(web::post().to(pause::pause)).default_service(other("POST")),
+        )
+        .service(
+            web::resource("/v1/queues/{q}/resume").route(web::post().to(pause::resume)).default_service(other("POST")),
+        )
+        .service(
+            web::resource("/v1/queues/{q}/purge").route(web::post().to(pause::purge)).default_service(other("POST")),
+        )
         .service(web::resource("/livez").route(get().to(health::livez)).default_service(other(READ)))
         .service(web::resource("/readyz").route(get().to(health::readyz)).default_service(other(READ)))
         .service(web::resource("/metrics").route(get().to(health::metrics)).default_service(other(READ)))

@@ -6,6 +6,8 @@ use std::time::Duration;
 use anyhow::anyhow;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use protocol::amqp::{Broker, Fault, Publisher, QueueSpec, Subscribe, SubscriptionTask};
+use protocol::message::Message;
+use protocol::timestamp::now_ms;
 use protocol::topology::{Table, Topology};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -17,6 +19,7 @@ use tokio_util::task::TaskTracker;
 use crate::api::{self, Api};
 use crate::clock;
 use crate::config::Config;
+use crate::control::{self, Control};
 use crate::relay::{Relay, Route};
 use crate::replies::{self, Replies};
 use crate::rules::Limits;
@@ -91,10 +94,13 @@ impl Producer {
     }
 
     async fn serve(mut self, metrics: PrometheusHandle) -> anyhow::Result<()> {
+        // Before a relay starts: what was revoked in the hands of the process before is not published.
+        self.store.end_revoked(now_ms()).await?;
         let publisher = self.start_publisher();
         self.start_relays(&publisher);
         self.start_replies(&publisher);
-        self.start_heartbeats();
+        let questions = self.start_control(&publisher);
+        self.start_heartbeats(questions);
         self.spawn("clock", clock::run(self.store.clone(), self.config.result_ttl, self.stop.clone()));
         self.spawn("metrics", upkeep(metrics.clone(), self.stop.clone()));
         let api = Arc::new(Api {
@@ -188,7 +194,15 @@ impl Producer {
         self.spawn("reply loop", replies.run(deliveries));
     }
 
-    fn start_heartbeats(&self) {
+    fn start_control(&self, publisher: &Publisher) -> mpsc::Sender<Message> {
+        let (asked, questions) = mpsc::channel(control::QUESTIONS);
+        let (store, topology) = (self.store.clone(), self.topology());
+        let control = Control::new(store, publisher.clone(), topology, self.queues.clone());
+        self.spawn("control", control.run(questions, self.stop.clone()));
+        asked
+    }
+
+    fn start_heartbeats(&self, questions: mpsc::Sender<Message>) {
         let id = uuid::Uuid::now_v7().simple().to_string();
         let table = self.topology().heartbeat_queue(&id);
         let queues =
@@ -196,7 +210,7 @@ impl Producer {
         let queues = queues.collect();
         let table = self.topology().shared(&[]).and(table);
         let deliveries = self.subscribe(Subscribe { table, queues, consumer_tag: "heartbeats".to_owned() });
-        self.spawn("heartbeats", self.workers.clone().run(deliveries));
+        self.spawn("heartbeats", self.workers.clone().run(deliveries, questions));
     }
 
     fn subscribe(&self, subscribe: Subscribe) -> mpsc::Receiver<protocol::amqp::Delivery> {

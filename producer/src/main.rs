@@ -4,6 +4,7 @@ mod api;
 mod app;
 mod clock;
 mod config;
+mod control;
 mod reason;
 mod relay;
 mod replies;

@@ -9,11 +9,18 @@ use crate::workers::Service;
 
 /// The reason, `None` for a task that runs or has ended.
 #[must_use]
-pub fn reason(row: &TaskRow, link: &Link, service: Service) -> Option<String> {
-    if row.state.is_terminal() || (row.state == State::Started && row.stage == Stage::Queued) {
+pub fn reason(row: &TaskRow, link: &Link, service: Service, paused: bool) -> Option<String> {
+    if row.state.is_terminal() {
         return None;
     }
+    let runs = row.state == State::Started && row.stage == Stage::Queued;
+    if row.revoked_at.is_some() {
+        let why = if runs { REVOKED_RUNNING } else { REVOKED_QUEUED };
+        return Some(why.to_owned());
+    }
     match row.stage {
+        _ if runs => None,
+        Stage::Waiting | Stage::Queued | Stage::Retrying if paused => Some("the queue is paused".to_owned()),
         Stage::Scheduled if row.lost > 0 => {
             Some(format!("the broker gave it back as lost; it is published again at {}", time(row.due_at)))
         }
@@ -30,6 +37,9 @@ pub fn reason(row: &TaskRow, link: &Link, service: Service) -> Option<String> {
     }
 }
 
+const REVOKED_RUNNING: &str = "revoked: its worker asks it to end, and ends it by force after 10 s";
+const REVOKED_QUEUED: &str = "revoked: it is not run, and has ended when a worker meets its message at the broker";
+
 fn time(at: UnixMs) -> String {
     from_unix_ms(at).map(rfc3339).unwrap_or_default()
 }
@@ -44,7 +54,7 @@ mod tests {
     }
 
     fn why(row: &TaskRow, link: &Link, service: Service) -> String {
-        reason(row, link, service).unwrap_or_default()
+        reason(row, link, service, false).unwrap_or_default()
     }
 
     #[test]
@@ -67,10 +77,24 @@ mod tests {
     }
 
     #[test]
+    fn a_pause_goes_before_the_broker_and_a_revocation_before_all() {
+        let down = Link::Down("connection refused".into());
+        let why = |row: &TaskRow| reason(row, &down, Service::Unserved, true).unwrap_or_default();
+        for stage in [Stage::Waiting, Stage::Queued, Stage::Retrying] {
+            assert!(why(&row(stage)).contains("paused"));
+            let revoked = TaskRow { revoked_at: Some(1), ..row(stage) };
+            assert!(why(&revoked).contains("revoked: it is not run"));
+            let running = TaskRow { state: State::Started, ..revoked };
+            assert_eq!(why(&running).contains("by force"), stage == Stage::Queued);
+        }
+        assert!(why(&row(Stage::Scheduled)).contains("not due until"));
+    }
+
+    #[test]
     fn what_runs_or_has_ended_needs_no_reason() {
         let running = TaskRow { state: State::Started, ..row(Stage::Queued) };
         let ended = TaskRow { state: State::Success, ..row(Stage::Done) };
-        assert_eq!(reason(&running, &Link::Ready, Service::Served), None);
-        assert_eq!(reason(&ended, &Link::Ready, Service::Served), None);
+        assert_eq!(reason(&running, &Link::Ready, Service::Served, true), None);
+        assert_eq!(reason(&ended, &Link::Ready, Service::Served, true), None);
     }
 }

@@ -9,7 +9,7 @@ use futures_util::future::join_all;
 use protocol::amqp::{Publish, PublishError, Publisher};
 use protocol::message::Message;
 use protocol::task::TaskMessage;
-use protocol::timestamp::from_unix_ms;
+use protocol::timestamp::{from_unix_ms, now_ms};
 use protocol::topology::Topology;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -55,17 +55,21 @@ impl Relay {
     /// Publishes until `stop`, which is looked at between batches: what was confirmed is always marked.
     pub async fn run(self, stop: CancellationToken) {
         let mut wakes = self.store.wake().relay.subscribe();
+        let mut pauses = self.store.paused_queues();
         while stop.run_until_cancelled(self.publisher.ready()).await.is_some() {
             wakes.mark_unchanged();
+            pauses.mark_unchanged();
             let progress = self.publish_due(&stop).await.unwrap_or_else(|error| {
                 tracing::error!(queue = %self.route.queue, %error, "the relay cannot use the store");
                 Progress::Refused
             });
             match progress {
                 Progress::More => {}
-                Progress::Idle => {
-                    stop.run_until_cancelled(wakes.changed()).await;
-                }
+                Progress::Idle => tokio::select! {
+                    () = stop.cancelled() => {}
+                    _ = wakes.changed() => {}
+                    _ = pauses.changed() => {}
+                },
                 Progress::Refused => {
                     stop.run_until_cancelled(sleep(PAUSE)).await;
                 }
@@ -74,14 +78,27 @@ impl Relay {
     }
 
     async fn publish_due(&self, stop: &CancellationToken) -> Result<Progress, StoreError> {
+        if self.store.paused_at(&self.route.queue).is_some() {
+            return Ok(Progress::Idle);
+        }
         let room = self.window.saturating_sub(self.store.queued(&self.route.queue).await?).min(BATCH);
         if room == 0 {
             return Ok(Progress::Idle);
         }
-        let due = self.store.due(&self.route.queue, room, BATCH_BYTES).await?;
+        let due = self.store.take_due(&self.route.queue, room, BATCH_BYTES).await?;
         if due.is_empty() {
             return Ok(Progress::Idle);
         }
+        let taken: Vec<String> = due.iter().map(|task| task.id.clone()).collect();
+        let published = self.publish(due, stop).await;
+        self.store.let_go(taken.iter()).await;
+        if let Progress::Refused = published {
+            self.store.end_revoked(now_ms()).await?;
+        }
+        Ok(published)
+    }
+
+    async fn publish(&self, due: Vec<DueTask>, stop: &CancellationToken) -> Progress {
         let verdicts = join_all(due.iter().map(|task| self.publisher.publish(self.message(task)))).await;
         let mut published = Vec::with_capacity(due.len());
         let mut refused = None;
@@ -93,7 +110,7 @@ impl Relay {
         }
         metrics::counter!("errand_relay_published_total").increment(published.len() as u64);
         self.mark(published.into(), stop).await;
-        Ok(refused.map_or(Progress::More, |(task_id, error)| self.report_refusal(&task_id, &error)))
+        refused.map_or(Progress::More, |(task_id, error)| self.report_refusal(&task_id, &error))
     }
 
     /// Tries for as long as it takes: reading on would publish the same rows again and again while the store fails.

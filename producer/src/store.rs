@@ -5,12 +5,14 @@
 
 mod children;
 mod column;
+mod control;
 mod insert;
 mod lost;
 mod open;
 mod read;
 mod relay;
 mod reports;
+mod revoke;
 #[cfg(test)]
 pub(crate) mod tests;
 mod time;
@@ -24,6 +26,7 @@ use protocol::state::State;
 use serde_json::value::RawValue;
 
 pub use open::Store;
+pub use revoke::Revocation;
 pub use wake::Wake;
 
 /// Milliseconds since 1970, UTC.
@@ -154,6 +157,8 @@ pub struct TaskRow {
     pub result: Option<Box<RawValue>>,
     /// JSON of a [`protocol::reply::ErrorInfo`].
     pub error: Option<Box<RawValue>>,
+    /// When its revocation was first asked for.
+    pub revoked_at: Option<UnixMs>,
     /// When the next attempt is due.
     pub retry_at: Option<UnixMs>,
     /// When the latest attempt started.
@@ -176,6 +181,7 @@ impl From<NewTask> for TaskRow {
             progress: None,
             result: None,
             error: None,
+            revoked_at: None,
             retry_at: None,
             started_at: None,
             finished_at: None,

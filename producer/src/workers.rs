@@ -68,10 +68,14 @@ impl Workers {
         Self { heard: Arc::default(), since: Instant::now() }
     }
 
-    /// Listens until the deliveries end.
-    pub async fn run(self, mut deliveries: mpsc::Receiver<Delivery>) {
+    /// Listens until the deliveries end. What wants a reply is a question and passed on; a heartbeat wants none.
+    pub async fn run(self, mut deliveries: mpsc::Receiver<Delivery>, questions: mpsc::Sender<Message>) {
         while let Some(delivery) = deliveries.recv().await {
-            self.read(&delivery.message, Instant::now());
+            if delivery.message.properties.reply_to.is_some() {
+                let _ = questions.try_send(delivery.message.clone());
+            } else {
+                self.read(&delivery.message, Instant::now());
+            }
             delivery.ack().await;
         }
     }

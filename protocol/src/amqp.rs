@@ -5,6 +5,7 @@
 //! rebuilds connection, channel, topology, qos and consumer after any fault. lapin's own recovery stays off.
 
 mod broker;
+mod consumers;
 mod convert;
 mod declare;
 mod fault;
@@ -21,7 +22,7 @@ pub use fault::Fault;
 pub use link::Link;
 pub use publish::{Publish, PublishError};
 pub use publisher::{Publisher, PublisherTask};
-pub use subscription::{Delivery, QueueSpec, Subscribe, SubscriptionTask};
+pub use subscription::{Delivery, QueueSpec, Steering, Subscribe, SubscriptionTask, Wanted};
 pub use url::{AmqpUrl, BadUrl};
 
 /// Makes ring the process's TLS provider. Call once, first thing in `main`.

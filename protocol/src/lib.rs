@@ -5,6 +5,7 @@
 
 pub mod amqp;
 pub mod backoff;
+pub mod control;
 pub mod dead_letter;
 pub mod healthcheck;
 pub mod heartbeat;

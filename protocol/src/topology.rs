@@ -23,6 +23,12 @@ const DEAD_LETTER_TTL_MS: i64 = 14 * 24 * 3600 * 1000;
 /// Dead letters beyond this drop the oldest.
 const DEAD_LETTER_MAX: i64 = 100_000;
 
+/// What follows the prefix in the name of a worker's control queue. Task queues have no dots.
+const CONTROL_QUEUE: &str = "control.";
+
+/// Commands that wait for a worker which does not read them, at most.
+const CONTROL_MAX: i64 = 10_000;
+
 /// The kinds of exchange in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExchangeKind {
@@ -208,7 +214,7 @@ impl Topology {
         self.name("control")
     }
 
-    /// What both services declare: everything but reply queues and heartbeat queues. `queues` without prefix.
+    /// What both services declare: everything but reply, heartbeat and control queues. `queues` without prefix.
     #[must_use]
     pub fn shared(&self, queues: &[String]) -> Table {
         let mut table = Table { exchanges: self.exchanges(), ..Table::default() };
@@ -251,6 +257,24 @@ impl Topology {
             queues: vec![Queue { name, durable: false, exclusive: true, arguments }],
             exchanges: Vec::new(),
         }
+    }
+
+    /// What one worker process declares besides: the queue in which it hears commands, and answers to its questions.
+    #[must_use]
+    pub fn control_queue(&self, worker_id: &str) -> Table {
+        let name = self.name(&format!("{CONTROL_QUEUE}{worker_id}"));
+        let arguments = arguments(&[("x-max-length", json!(CONTROL_MAX))]);
+        Table {
+            bindings: vec![bind(self.control(), name.clone(), "", &[])],
+            queues: vec![Queue { name, durable: false, exclusive: true, arguments }],
+            exchanges: Vec::new(),
+        }
+    }
+
+    /// Whether a full queue name is that of a worker's control queue.
+    #[must_use]
+    pub fn is_control_queue(&self, name: &str) -> bool {
+        name.strip_prefix(&self.prefix).is_some_and(|rest| rest.starts_with(CONTROL_QUEUE))
     }
 
     fn exchanges(&self) -> Vec<Exchange> {

@@ -16,6 +16,7 @@ use super::gates::{Entry, Place};
 use super::run::Attempt;
 use super::runs::{Admission, Key};
 use super::settle::{Due, Followup, Origin, settle};
+use crate::context::Cancelled;
 use crate::disposition::{Disposition, Outcome, decide};
 use crate::handler::TaskError;
 use crate::registry::ErasedHandler;
@@ -37,12 +38,25 @@ impl Intake {
     /// Takes in until the deliveries end. After `stop` they go back at once, for another worker.
     pub(super) async fn run(self, mut deliveries: mpsc::Receiver<Delivery>) {
         while let Some(delivery) = deliveries.recv().await {
-            if self.worker.stop.is_cancelled() {
+            let queue = self.worker.config.topology.queue_of(&delivery.queue);
+            if *delivery.queue == *self.worker.remote.queue() {
+                self.hear(delivery);
+            } else if self.worker.stop.is_cancelled() {
                 settle(vec![delivery], Due::Requeue).await;
+            } else if self.worker.remote.is_paused(queue) {
+                self.worker.tracker.spawn(give_back(self.worker.clone(), delivery));
             } else {
                 self.take(delivery);
             }
         }
+    }
+
+    /// The id is known as revoked before its runs are cancelled: one that starts in between finds it there.
+    fn hear(&self, delivery: Delivery) {
+        for id in self.worker.remote.hear(&delivery.message) {
+            self.worker.runs.cancel_task(&id, Cancelled::Revoked);
+        }
+        self.worker.tracker.spawn(settle(vec![delivery], Due::Ack));
     }
 
     fn take(&self, mut delivery: Delivery) {
@@ -73,6 +87,15 @@ impl Intake {
             }
         }
     }
+}
+
+/// What was prefetched of a paused queue goes back once the queue is left, for when it is resumed.
+async fn give_back(worker: Arc<Worker>, delivery: Delivery) {
+    let queue = worker.config.topology.queue_of(&delivery.queue).to_owned();
+    if worker.stop.run_until_cancelled(worker.remote.left(&queue)).await.is_none() {
+        tracing::debug!(%queue, "the worker ends before the queue is left");
+    }
+    settle(vec![delivery], Due::Requeue).await;
 }
 
 /// One attempt from admission to ack.
@@ -109,6 +132,9 @@ impl Drop for Ending<'_> {
 
 async fn attempt(worker: &Arc<Worker>, key: &Key, task: &Task, message: &Message, queue: &str) -> Due {
     let origin = Origin { task, message, queue };
+    if let Some(due) = refuse_revoked(worker, &origin).await {
+        return due;
+    }
     let wait = wait_of(task, OffsetDateTime::now_utc());
     if wait >= HOLD {
         return worker.settle.publish(&origin, Followup::Forward(wait)).await;
@@ -117,7 +143,7 @@ async fn attempt(worker: &Arc<Worker>, key: &Key, task: &Task, message: &Message
     let started_at = OffsetDateTime::now_utc();
     let handler = match handler_of(worker, task, started_at) {
         Ok(handler) => handler,
-        Err(outcome) => return dispose(worker, &origin, outcome, RetryPolicy::default(), started_at).await,
+        Err(outcome) => return dispose(worker, &origin, outcome, RetryPolicy::default(), None).await,
     };
     let policy = task.retry.over(handler.options().retry.unwrap_or_default());
     let place = Place::of(handler.options(), message.is_suspect());
@@ -134,11 +160,19 @@ async fn attempt(worker: &Arc<Worker>, key: &Key, task: &Task, message: &Message
     if worker.stop.is_cancelled() {
         return Due::Requeue;
     }
+    if worker.remote.is_paused(queue) {
+        worker.stop.run_until_cancelled(worker.remote.left(queue)).await;
+        return Due::Requeue;
+    }
+    if let Some(due) = refuse_revoked(worker, &origin).await {
+        return due;
+    }
     let run = Attempt { worker, key, origin: &origin, handler, place };
     match run.run(pass).await {
         Ok((outcome, started_at)) => {
             let outcome = unless_stopping(outcome, worker.stop.is_cancelled());
-            dispose(worker, &origin, outcome, policy, started_at).await
+            let outcome = unless_revoked(outcome, worker.remote.revoked(&task.id));
+            dispose(worker, &origin, outcome, policy, Some(started_at)).await
         }
         Err(error) => {
             metrics::counter!("errand_void_attempts_total").increment(1);
@@ -153,11 +187,18 @@ async fn dispose(
     origin: &Origin<'_>,
     outcome: Outcome,
     policy: RetryPolicy,
-    started_at: OffsetDateTime,
+    started_at: Option<OffsetDateTime>,
 ) -> Due {
     let retries = origin.task.retries;
     let disposition = decide(outcome, &policy, retries, worker.config.max_result_bytes, fastrand::f64());
     worker.settle.publish(origin, Followup::Disposed(disposition, started_at)).await
+}
+
+/// A revoked task is not started, whatever it waited for.
+async fn refuse_revoked(worker: &Worker, origin: &Origin<'_>) -> Option<Due> {
+    let reason = worker.remote.revoked(&origin.task.id)?;
+    let outcome = Outcome::Revoked(reason.to_string());
+    Some(dispose(worker, origin, outcome, RetryPolicy::default(), None).await)
 }
 
 /// The handler, or why the task is not run at all.
@@ -185,6 +226,15 @@ fn unless_stopping(outcome: Outcome, stopping: bool) -> Outcome {
     }
 }
 
+/// A result that a revoked task's handler returned all the same is told: what it did is done. Any other end is the
+/// revocation's, and nothing follows it.
+fn unless_revoked(outcome: Outcome, revoked: Option<Arc<str>>) -> Outcome {
+    match (outcome, revoked) {
+        (outcome @ Outcome::Returned(_), _) | (outcome, None) => outcome,
+        (_, Some(reason)) => Outcome::Revoked(reason.to_string()),
+    }
+}
+
 /// What is left of a delay, or until the `eta` of a client that publishes to our queues itself.
 fn wait_of(task: &Task, now: OffsetDateTime) -> Duration {
     let until_eta = task.eta.map(|eta| Duration::try_from(eta - now).unwrap_or_default());
@@ -204,7 +254,7 @@ async fn give_up_unread(
     let error = ErrorInfo::new("DecodeError", unreadable.reason.to_string());
     let task = stub_of(unreadable);
     let origin = Origin { task: &task, message: &message, queue: &queue };
-    let followup = Followup::Disposed(Disposition::GiveUp(error), OffsetDateTime::now_utc());
+    let followup = Followup::Disposed(Disposition::GiveUp(error), None);
     if let Some(due) = worker.abandon.run_until_cancelled(worker.settle.publish(&origin, followup)).await {
         settle(vec![delivery], due).await;
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::poll_fn;
+use protocol::control::REVOKED;
 use protocol::reply::{Progress, Report};
 use protocol::task::Task;
 use time::OffsetDateTime;
@@ -31,6 +32,8 @@ const ANNOUNCE_AFTER: Duration = Duration::from_millis(50);
 const PROGRESS_EVERY: Duration = Duration::from_millis(200);
 /// Children of one run that are on their way to the broker at once.
 const SUBMISSIONS: usize = 32;
+/// A revoked task has this long to end by itself.
+const REVOKE_GRACE: Duration = Duration::from_secs(10);
 
 /// One attempt that may start.
 pub(super) struct Attempt<'a> {
@@ -67,6 +70,9 @@ impl Attempt<'_> {
         });
         let progress = control.progress();
         worker.runs.control(self.key, control);
+        if worker.remote.revoked(&task.id).is_some() {
+            worker.runs.cancel(self.key, Cancelled::Revoked);
+        }
         let ended = tokio::select! {
             ended = self.call(apart, context, pass, hard) => ended,
             never = announce(worker, task, progress, started_at) => match never {},
@@ -85,12 +91,12 @@ impl Attempt<'_> {
         hard: Duration,
     ) -> Result<Outcome, NoVerdict> {
         let (worker, task) = (self.worker, self.origin.task);
-        let over = sleep(hard);
+        let over = over(context.clone(), hard);
         if let Some(apart) = apart {
             let _pass = pass;
             return tokio::select! {
                 ended = apart.run(task, &context, self.resources()) => ended,
-                () = over => Ok(Outcome::TimeLimitExceeded(hard)),
+                outcome = over => Ok(outcome),
             };
         }
         let call = self.handler.clone().call(task.args.clone(), task.kwargs.clone(), context);
@@ -99,15 +105,15 @@ impl Attempt<'_> {
             Place::Thread => worker.pools.thread(call, pass)?,
             Place::Among | Place::Apart => worker.pools.among(call, pass),
         };
-        tokio::select! {
+        let outcome = tokio::select! {
             outcome = running.outcome() => return Ok(outcome),
-            () = over => {}
-        }
+            outcome = over => outcome,
+        };
         // A blocking handler that looks ends now.
         worker.runs.cancel(self.key, Cancelled::SoftTimeLimit);
         match worker.pools.give_up(running, &task.task, &task.id).await {
-            GivenUp::Ended | GivenUp::Held => Ok(Outcome::TimeLimitExceeded(hard)),
-            GivenUp::Starved => Err(NoVerdict::Starved),
+            GivenUp::Starved if matches!(outcome, Outcome::TimeLimitExceeded(_)) => Err(NoVerdict::Starved),
+            GivenUp::Ended | GivenUp::Held | GivenUp::Starved => Ok(outcome),
         }
     }
 
@@ -116,6 +122,18 @@ impl Attempt<'_> {
             Execution::Isolated(limits) => Some(limits),
             Execution::Async | Execution::Blocking => None,
         }
+    }
+}
+
+/// When a run has no more time, and how it ends then: at its hard limit, or some time after it was revoked.
+async fn over(context: Context, hard: Duration) -> Outcome {
+    let revoked = async {
+        context.cancelled_by(|reason| reason == Cancelled::Revoked).await;
+        sleep(REVOKE_GRACE).await;
+    };
+    tokio::select! {
+        () = sleep(hard) => Outcome::TimeLimitExceeded(hard),
+        () = revoked => Outcome::Revoked(REVOKED.to_owned()),
     }
 }
 

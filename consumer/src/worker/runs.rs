@@ -84,6 +84,15 @@ impl<D> Runs<D> {
         }
     }
 
+    /// Asks every attempt of a task to end.
+    pub(super) fn cancel_task(&self, task_id: &str, reason: Cancelled) {
+        let state = self.lock();
+        let runs = state.running.iter().filter(|((id, _), _)| id == task_id);
+        for control in runs.filter_map(|(_, run)| run.control.as_ref()) {
+            control.cancel(reason);
+        }
+    }
+
     /// Ends a run, whose deliveries are to be settled now.
     pub(super) fn end(&self, key: &Key) -> Vec<D> {
         self.lock().running.remove(key).map(|run| run.deliveries).unwrap_or_default()

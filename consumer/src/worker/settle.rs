@@ -36,8 +36,8 @@ pub(super) struct Origin<'a> {
 pub(super) enum Followup {
     /// It is not due: it goes on waiting at the broker.
     Forward(Duration),
-    /// The attempt that started then ended.
-    Disposed(Disposition, OffsetDateTime),
+    /// The attempt ended, which started then or never.
+    Disposed(Disposition, Option<OffsetDateTime>),
 }
 
 /// What is due to the deliveries of an attempt once everything that follows it was published.
@@ -98,7 +98,7 @@ impl Settle {
         if task.ignore_result {
             return;
         }
-        let reply = Reply { seq: Some(seq), ..self.reply(task, report, started_at) };
+        let reply = Reply { seq: Some(seq), ..self.reply(task, report, Some(started_at)) };
         if let Some(mut publish) = reply_publish(task, &reply) {
             publish.message.properties.persistent = false;
             let _ = self.publisher.publish_transient(publish);
@@ -110,7 +110,7 @@ impl Settle {
         &self,
         origin: &Origin<'_>,
         disposition: Disposition,
-        started_at: OffsetDateTime,
+        started_at: Option<OffsetDateTime>,
     ) -> Option<Vec<Publish>> {
         let task = origin.task;
         let now = OffsetDateTime::now_utc();
@@ -138,14 +138,14 @@ impl Settle {
         Some(follow.into_iter().chain(reply).collect())
     }
 
-    fn reply(&self, task: &Task, report: Report, started_at: OffsetDateTime) -> Reply {
+    fn reply(&self, task: &Task, report: Report, started_at: Option<OffsetDateTime>) -> Reply {
         Reply {
             task_id: task.id.clone(),
             report,
             retries: Some(task.retries),
             seq: Some(0),
             worker: Some(self.worker.clone()),
-            started_at: Some(started_at),
+            started_at,
             date_done: None,
             group_id: task.group.clone(),
             parent_id: task.parent_id.clone(),

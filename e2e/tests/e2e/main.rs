@@ -16,6 +16,8 @@ mod life;
 mod limits;
 mod mail;
 mod queries;
+mod queues;
+mod revoke;
 mod routing;
 mod rows;
 mod up;

@@ -10,6 +10,11 @@ use super::problem::Problem;
 pub async fn task(api: web::Data<Api>, id: web::Path<String>) -> Result<HttpResponse, Problem> {
     match api.store.task(&id).await? {
         Some(row) => Ok(HttpResponse::Ok().json(api.view(&row))),
-        None => Err(Problem::new(StatusCode::NOT_FOUND, "unknown-task", "no task with this id is kept")),
+        None => Err(unknown()),
     }
+}
+
+/// 404.
+pub(super) fn unknown() -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, "unknown-task", "no task with this id is kept")
 }

@@ -42,6 +42,7 @@ pub struct TaskView {
 struct Links {
     #[serde(rename = "self")]
     this: String,
+    revoke: String,
 }
 
 impl TaskView {
@@ -49,7 +50,7 @@ impl TaskView {
     pub fn new(row: &TaskRow, own: RetryPolicy, reason: Option<String>) -> Self {
         let task = &row.accepted;
         Self {
-            links: Links { this: path(&task.id) },
+            links: Links { this: path(&task.id), revoke: format!("{}/revoke", path(&task.id)) },
             task_id: task.id.clone(),
             task: task.task.clone(),
             state: row.state,

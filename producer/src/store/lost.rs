@@ -33,7 +33,7 @@ const PUT_BACK: &str = "UPDATE tasks SET lost = lost + 1, stage = 'scheduled', d
         AND (coalesce(?2, publishes) > publishes
             OR (coalesce(?2, publishes) = publishes AND stage IN ('queued', 'retrying')))
         AND ?6 >= retries + (state = 'RETRY')
-    RETURNING lost";
+    RETURNING lost, iif(revoked_at IS NULL, NULL, revoke_reason) AS revoked";
 
 fn backoff(lost: usize) -> i64 {
     BACKOFF_MS[lost] + fastrand::i64(0..SPREAD_MS[lost])
@@ -61,7 +61,9 @@ pub(super) async fn put_back(
         counted += 1;
         changes.clock = true;
         changes.relay = true;
-        if let Some(report) = end_of(notice.reason, row.try_get("lost")?) {
+        let revoked: Option<String> = row.try_get("revoked")?;
+        let revoked = revoked.map(|reason| Report::Revoked { reason });
+        if let Some(report) = revoked.or(end_of(notice.reason, row.try_get("lost")?)) {
             ended.push(Recorded { reply: reply(notice, report), at: now });
         }
     }

@@ -31,6 +31,7 @@ fn task_row(row: &SqliteRow) -> Result<TaskRow, sqlx::Error> {
         progress: optional_raw(row, "progress")?,
         result: optional_raw(row, "result")?,
         error: optional_raw(row, "error")?,
+        revoked_at: row.try_get("revoked_at")?,
         retry_at: row.try_get("retry_at")?,
         started_at: row.try_get("started_at")?,
         finished_at: row.try_get("finished_at")?,

@@ -14,7 +14,7 @@ use super::{DueTask, Published, Store, StoreError};
 const DUE: &str =
     "SELECT id, task, priority, args, kwargs, retry, time_limit, soft_time_limit, expires, retries, state,
         publishes, parent_id, root_id
-    FROM tasks WHERE stage = 'waiting' AND queue = ? ORDER BY priority DESC, seq LIMIT ?";
+    FROM tasks WHERE stage = 'waiting' AND queue = ? AND revoked_at IS NULL ORDER BY priority DESC, seq LIMIT ?";
 
 impl Store {
     /// The next waiting tasks of a queue, by priority and then by age, at most `limit` and at most `max_bytes` of

@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use protocol::lost::LostNotice;
-use tokio::sync::oneshot;
+use tokio::sync::{Mutex, OwnedMutexGuard, oneshot};
 
+use super::control::Hand;
+use super::revoke::{Chunk, PurgeChunk, Revocation, Revoke};
 use super::{Child, Counted, NewTask, Published, Recorded, StoreError, UnixMs};
 
 /// A request and who waits for its commit.
@@ -16,6 +18,9 @@ pub(super) enum Write {
     Tick(UnixMs, Done<()>),
     Prune(UnixMs, Done<u64>),
     Probe(Done<()>),
+    Revoke(Revoke, Done<Revocation>),
+    Purge(PurgeChunk, Done<Chunk>),
+    Pause(String, Option<UnixMs>, Done<()>),
 }
 
 /// Who waits for a request's commit.
@@ -27,8 +32,12 @@ impl Write {
         let error = error.clone();
         match self {
             Self::Insert(tasks) => tasks.into_iter().for_each(|(_, done)| drop(done.send(Err(error.clone())))),
-            Self::Published(_, done) | Self::Tick(_, done) | Self::Probe(done) => drop(done.send(Err(error))),
+            Self::Published(_, done) | Self::Tick(_, done) | Self::Probe(done) | Self::Pause(_, _, done) => {
+                drop(done.send(Err(error)));
+            }
             Self::Replies(_, _, done) => drop(done.send(Err(error))),
+            Self::Revoke(_, done) => drop(done.send(Err(error))),
+            Self::Purge(_, done) => drop(done.send(Err(error))),
             Self::Lost(_, _, done) | Self::Prune(_, done) => drop(done.send(Err(error))),
         }
     }
@@ -43,4 +52,24 @@ pub(super) struct Changes {
     pub(super) relay: bool,
     /// Rows with a time of their own.
     pub(super) clock: bool,
+    /// Ids that were revoked, with the reason.
+    pub(super) revoked: Vec<(&'static str, Vec<String>)>,
+    /// Queues that were paused, since when, or resumed.
+    pub(super) paused: Vec<(String, Option<UnixMs>)>,
+    /// Kept from a revocation's look at it to the commit.
+    hand: Option<OwnedMutexGuard<Hand>>,
+}
+
+impl Changes {
+    /// Locks what the relays hold until the commit.
+    pub(super) async fn hold(&mut self, hand: &Arc<Mutex<Hand>>) -> &Hand {
+        let mut held = match self.hand.take() {
+            Some(held) => held,
+            None => hand.clone().lock_owned().await,
+        };
+        held.revocations += 1;
+        // A relay that finds rows gone looks for others.
+        self.relay = true;
+        self.hand.insert(held)
+    }
 }

@@ -7,8 +7,11 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use sqlx::SqliteConnection;
 use tokio::sync::mpsc;
 
+use super::control::Control;
 use super::write::{Changes, Done, Write};
-use super::{Child, Counted, Recorded, StoreError, Wake, children, insert, lost, relay, reports, time};
+use super::{
+    Child, Counted, Recorded, StoreError, Wake, children, control, insert, lost, relay, reports, revoke, time,
+};
 
 /// The most requests in one commit.
 const GROUP: usize = 1024;
@@ -18,6 +21,7 @@ pub(super) struct Writer {
     requests: mpsc::Receiver<Write>,
     wake: Arc<Wake>,
     outstanding: Arc<AtomicI64>,
+    control: Arc<Control>,
 }
 
 /// Answers a request with the fate of its commit.
@@ -29,8 +33,9 @@ impl Writer {
         requests: mpsc::Receiver<Write>,
         wake: Arc<Wake>,
         outstanding: Arc<AtomicI64>,
+        control: Arc<Control>,
     ) -> Self {
-        Self { connection, requests, wake, outstanding }
+        Self { connection, requests, wake, outstanding, control }
     }
 
     /// Commits until every handle to the store is gone.
@@ -60,6 +65,7 @@ impl Writer {
 
     fn tell(&self, changes: &Changes) {
         self.outstanding.fetch_add(changes.outstanding, Ordering::Relaxed);
+        self.control.tell(changes);
         if changes.relay {
             self.wake.relay.send_replace(());
         }
@@ -84,7 +90,7 @@ impl Writer {
                 write.refuse(error);
                 continue;
             }
-            let (answer, outcome) = apply(connection, write, changes).await;
+            let (answer, outcome) = apply(connection, write, &self.control, changes).await;
             answers.push(answer);
             failed = outcome.err();
         }
@@ -116,6 +122,7 @@ fn merge_inserts(group: Vec<Write>) -> Vec<Write> {
 async fn apply(
     connection: &mut SqliteConnection,
     write: Write,
+    control: &Control,
     changes: &mut Changes,
 ) -> (Answer, Result<(), StoreError>) {
     match write {
@@ -129,6 +136,9 @@ async fn apply(
         Write::Lost(notices, now, done) => settle(done, lost::put_back(connection, notices, now, changes).await),
         Write::Tick(now, done) => settle(done, time::tick(connection, now, changes).await),
         Write::Probe(done) => settle(done, time::probe(connection).await),
+        Write::Revoke(revoke, done) => settle(done, revoke::revoke(connection, &revoke, control, changes).await),
+        Write::Purge(chunk, done) => settle(done, revoke::purge(connection, &chunk, control, changes).await),
+        Write::Pause(queue, at, done) => settle(done, control::pause(connection, &queue, at, changes).await),
         Write::Prune(before, done) => settle(done, time::prune(connection, before).await),
     }
 }

@@ -1,18 +1,21 @@
 //! The supervised consumer: qos first, a stream that ends is a fault, everything is rebuilt with jittered backoff.
+//!
+//! One that is steered consumes its control queue first, and the others when it is told to and as long as they are not
+//! paused.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::stream::{self, BoxStream, SelectAll, StreamExt};
-use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions};
-use lapin::types::{FieldTable, ShortString};
-use lapin::{Channel, Connection};
+use futures_util::StreamExt;
+use lapin::options::{BasicAckOptions, BasicNackOptions};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::broker::Broker;
-use super::convert::{message, short_string};
+use super::consumers::Consumers;
+use super::convert::message;
 use super::declare::declare_on;
 use super::fault::{Fault, within};
 use super::link::{self, Link};
@@ -56,7 +59,7 @@ pub struct Delivery {
 }
 
 impl Delivery {
-    fn new(queue: Arc<str>, delivery: lapin::message::Delivery) -> Self {
+    pub(super) fn new(queue: Arc<str>, delivery: lapin::message::Delivery) -> Self {
         Self {
             message: message(&delivery.properties, delivery.data),
             queue,
@@ -91,15 +94,41 @@ impl Delivery {
     }
 }
 
+/// What a steered subscription is to consume.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// The connection that this is said of, by its number. A later one consumes nothing until it is named here.
+    pub session: u64,
+    /// The full names of queues that are not to be consumed.
+    pub paused: BTreeSet<String>,
+}
+
+/// The other end of a steered subscription.
+#[derive(Debug)]
+pub struct Steering {
+    /// The number of the latest connection, from 1. Its control queue is consumed.
+    pub sessions: watch::Receiver<u64>,
+    /// What is to be consumed.
+    pub wanted: watch::Sender<Wanted>,
+    /// The full names of the queues that are consumed.
+    pub consumed: watch::Receiver<BTreeSet<String>>,
+}
+
+struct Steered {
+    control: QueueSpec,
+    sessions: watch::Sender<u64>,
+    wanted: watch::Receiver<Wanted>,
+    consumed: watch::Sender<BTreeSet<String>>,
+}
+
 /// The supervised loop, to be spawned. Its deliveries come out of the receiver given with it.
 pub struct SubscriptionTask {
     broker: Broker,
     subscribe: Subscribe,
     deliveries: mpsc::Sender<Delivery>,
     link: watch::Sender<Link>,
+    steered: Option<Steered>,
 }
-
-type Deliveries = SelectAll<BoxStream<'static, Result<Delivery, Fault>>>;
 
 impl SubscriptionTask {
     /// A subscription that buffers no more than its prefetch.
@@ -108,7 +137,17 @@ impl SubscriptionTask {
         let bound: usize = subscribe.queues.iter().map(|queue| usize::from(queue.prefetch)).sum();
         let (deliveries, receiver) = mpsc::channel(bound.max(1));
         let (link, link_rx) = watch::channel(Link::default());
-        (Self { broker, subscribe, deliveries, link }, receiver, link_rx)
+        (Self { broker, subscribe, deliveries, link, steered: None }, receiver, link_rx)
+    }
+
+    /// The same, steered by whoever reads `control`, a queue that is consumed before the others and until the end.
+    #[must_use]
+    pub fn steered(mut self, control: QueueSpec) -> (Self, Steering) {
+        let (sessions, sessions_rx) = watch::channel(0);
+        let (wanted_tx, wanted) = watch::channel(Wanted::default());
+        let (consumed, consumed_rx) = watch::channel(BTreeSet::new());
+        self.steered = Some(Steered { control, sessions, wanted, consumed });
+        (self, Steering { sessions: sessions_rx, wanted: wanted_tx, consumed: consumed_rx })
     }
 
     /// Consumes until `stop`; then cancels its consumers and keeps the connection, over which acks still go, until
@@ -132,57 +171,52 @@ impl SubscriptionTask {
 
     async fn session(&self, stop: &CancellationToken, close: &CancellationToken) -> Result<(), Broken> {
         let opened = stop.run_until_cancelled(self.open()).await;
-        let Some((connection, channels, mut deliveries)) = opened.transpose()? else { return Ok(()) };
+        let Some(mut consumers) = opened.transpose()? else { return Ok(()) };
         let connected = Some(Instant::now());
-        link::set(&self.link, Link::Ready);
         tracing::info!(broker = %self.broker.url(), "consumer connected");
-        let ended = self.receive(&mut deliveries, stop).await;
+        let ended = self.receive(&mut consumers, stop).await;
         if ended.is_ok() {
-            cancel_consumers(&channels).await;
+            let cancelled = consumers.cancel(self.subscribe.queues.iter().map(|queue| queue.name.as_str())).await;
+            if let Err(fault) = cancelled {
+                tracing::debug!(%fault, "cancelling a consumer");
+            }
+            self.tell_consumed(BTreeSet::new());
             tokio::select! {
-                () = self.receive_the_rest(deliveries) => close.cancelled().await,
+                () = self.receive_the_rest(&mut consumers) => close.cancelled().await,
                 () = close.cancelled() => {}
             }
         }
-        let _ = tokio::time::timeout(Duration::from_secs(3), connection.close(200, "bye".into())).await;
+        self.tell_consumed(BTreeSet::new());
+        consumers.close().await;
         ended.map_err(|fault| Broken { fault, connected })
     }
 
-    async fn open(&self) -> Result<(Connection, Vec<(Channel, ShortString)>, Deliveries), Fault> {
+    async fn open(&self) -> Result<Consumers, Fault> {
         let connection = self.broker.connect().await?;
         declare_on(&connection, &self.subscribe.table).await?;
-        let mut channels = Vec::new();
-        let mut deliveries = SelectAll::new();
-        for queue in &self.subscribe.queues {
-            let (channel, consumer) = self.consume(&connection, queue).await?;
-            channels.push((channel, consumer.tag()));
-            let (name, ended) = (Arc::<str>::from(queue.name.as_str()), queue.name.clone());
-            let end = stream::once(async { Err(Fault::ConsumerEnded { queue: ended }) });
-            let received = move |delivery: Result<_, lapin::Error>| Ok(Delivery::new(name.clone(), delivery?));
-            deliveries.push(consumer.map(received).chain(end).boxed());
+        let mut consumers = Consumers::new(connection, &self.subscribe.consumer_tag)?;
+        if let Some(steered) = &self.steered {
+            consumers.start(&steered.control).await?;
+            steered.sessions.send_modify(|session| *session += 1);
+        } else {
+            for queue in &self.subscribe.queues {
+                consumers.start(queue).await?;
+            }
+            link::set(&self.link, Link::Ready);
         }
-        Ok((connection, channels, deliveries))
+        Ok(consumers)
     }
 
-    async fn consume(&self, connection: &Connection, queue: &QueueSpec) -> Result<(Channel, lapin::Consumer), Fault> {
-        let channel = within("opening a channel", DEADLINE, connection.create_channel()).await?;
-        let qos = channel.basic_qos(queue.prefetch, BasicQosOptions::default());
-        within("basic.qos", DEADLINE, qos).await?;
-        let consume = channel.basic_consume(
-            short_string(&queue.name)?,
-            short_string(&self.subscribe.consumer_tag)?,
-            BasicConsumeOptions::default(),
-            FieldTable::default(),
-        );
-        let consumer = within("basic.consume", DEADLINE, consume).await?;
-        Ok((channel, consumer))
-    }
-
-    async fn receive(&self, deliveries: &mut Deliveries, stop: &CancellationToken) -> Result<(), Fault> {
+    async fn receive(&self, consumers: &mut Consumers, stop: &CancellationToken) -> Result<(), Fault> {
+        let mut wanted = self.steered.as_ref().map(|steered| steered.wanted.clone());
         loop {
             let delivery = tokio::select! {
                 () = stop.cancelled() => return Ok(()),
-                delivery = deliveries.next() => delivery,
+                wanted = next(&mut wanted) => {
+                    self.steer(consumers, &wanted).await?;
+                    continue;
+                }
+                delivery = consumers.deliveries.next() => delivery,
             };
             let delivery = delivery.ok_or(Fault::Disconnected)??;
             if self.deliveries.send(delivery).await.is_err() {
@@ -191,9 +225,32 @@ impl SubscriptionTask {
         }
     }
 
+    /// Starts and cancels consumers until they are those that are wanted.
+    async fn steer(&self, consumers: &mut Consumers, wanted: &Wanted) -> Result<(), Fault> {
+        let Some(steered) = &self.steered else { return Ok(()) };
+        if wanted.session != *steered.sessions.borrow() {
+            return Ok(());
+        }
+        let queues = self.subscribe.queues.iter();
+        let (paused, going): (Vec<_>, Vec<_>) = queues.partition(|queue| wanted.paused.contains(&queue.name));
+        consumers.cancel(paused.into_iter().map(|queue| queue.name.as_str())).await?;
+        for queue in going {
+            consumers.start(queue).await?;
+        }
+        self.tell_consumed(consumers.consumed());
+        link::set(&self.link, Link::Ready);
+        Ok(())
+    }
+
+    fn tell_consumed(&self, queues: BTreeSet<String>) {
+        if let Some(steered) = &self.steered {
+            steered.consumed.send_replace(queues);
+        }
+    }
+
     /// Passes on what the broker had sent before it saw the cancel, so that its receiver can give it back.
-    async fn receive_the_rest(&self, mut deliveries: Deliveries) {
-        while let Some(delivery) = deliveries.next().await {
+    async fn receive_the_rest(&self, consumers: &mut Consumers) {
+        while let Some(delivery) = consumers.deliveries.next().await {
             let Ok(delivery) = delivery else { continue };
             if self.deliveries.send(delivery).await.is_err() {
                 return;
@@ -202,13 +259,12 @@ impl SubscriptionTask {
     }
 }
 
-/// All at once: what one gives back must not come to another that is still there.
-async fn cancel_consumers(channels: &[(Channel, ShortString)]) {
-    let cancels = channels.iter().map(|(channel, tag)| {
-        let cancel = channel.basic_cancel(tag.clone(), BasicCancelOptions::default());
-        within("basic.cancel", DEADLINE, cancel)
-    });
-    for fault in futures_util::future::join_all(cancels).await.into_iter().filter_map(Result::err) {
-        tracing::debug!(%fault, "cancelling a consumer");
+/// What is wanted next, for ever nothing when nobody steers. Cancel safe.
+async fn next(wanted: &mut Option<watch::Receiver<Wanted>>) -> Wanted {
+    if let Some(wanted) = wanted
+        && wanted.changed().await.is_ok()
+    {
+        return wanted.borrow_and_update().clone();
     }
+    std::future::pending().await
 }

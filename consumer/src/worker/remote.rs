@@ -1,0 +1,170 @@
+//! What producers tell this worker: which tasks are revoked, which queues are paused. It asks before it consumes.
+//!
+//! It only knows. `intake` and `run` look here before they start anything, and `runs` cancels what runs already.
+
+mod revoked;
+
+use std::collections::{BTreeSet, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use protocol::amqp::{Publish, Publisher, QueueSpec, Steering, Wanted};
+use protocol::control::{Control, PATIENCE};
+use protocol::message::Message;
+use protocol::topology::Topology;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use self::revoked::Revoked;
+
+/// How often the question is repeated while nobody has answered: a producer may just be connecting.
+const ASK_EVERY: Duration = Duration::from_millis(500);
+/// How long the answers of other producers may take after the first.
+const OTHERS: Duration = Duration::from_millis(100);
+/// Unsettled commands, which the broker client holds in memory.
+const PREFETCH: u16 = 100;
+/// The most pauses remembered, whoever speaks on the exchange.
+const MAX_PAUSES: usize = 10_000;
+
+pub(super) struct Remote {
+    queue: String,
+    topology: Topology,
+    revoked: Mutex<Revoked>,
+    /// Queues without the prefix, each with the store that pauses it.
+    pauses: Mutex<HashSet<(String, String)>>,
+    steering: Steering,
+    /// The latest question that a producer has answered in full.
+    answered: watch::Sender<String>,
+}
+
+impl Remote {
+    /// Hears commands from the queue that [`control_queue`] names.
+    pub(super) fn new(queue: String, topology: Topology, steering: Steering) -> Self {
+        let (revoked, pauses) = (Mutex::default(), Mutex::default());
+        Self { queue, topology, revoked, pauses, steering, answered: watch::Sender::default() }
+    }
+
+    /// The full name of the queue that commands come from.
+    pub(super) fn queue(&self) -> &str {
+        &self.queue
+    }
+
+    /// Takes in a command; the ids that it revokes, for those of them that run. What is none is a stranger's.
+    pub(super) fn hear(&self, message: &Message) -> Vec<String> {
+        match Control::decode(message) {
+            Ok(Control::Revoke { task_ids, reason }) => {
+                tracing::debug!(count = task_ids.len(), reason, "told that tasks are revoked");
+                lock(&self.revoked).insert(&task_ids, &reason, Instant::now());
+                return task_ids;
+            }
+            Ok(Control::Pause { queue, by }) => self.pause(queue, by),
+            Ok(Control::Resume { queue, by }) => self.resume(queue, by),
+            Ok(Control::Answered) => {
+                let question = message.properties.correlation_id.clone().unwrap_or_default();
+                self.answered.send_replace(question);
+            }
+            Ok(Control::Ask { .. }) => {}
+            Err(error) => tracing::warn!(%error, "a message in the control queue is passed over"),
+        }
+        Vec::new()
+    }
+
+    fn pause(&self, queue: String, by: String) {
+        let mut pauses = lock(&self.pauses);
+        let pause = (queue, by);
+        if pauses.len() < MAX_PAUSES && !pauses.contains(&pause) {
+            tracing::info!(queue = %pause.0, "paused");
+            pauses.insert(pause);
+        }
+        self.steer(&pauses);
+    }
+
+    fn resume(&self, queue: String, by: String) {
+        let mut pauses = lock(&self.pauses);
+        let pause = (queue, by);
+        if pauses.remove(&pause) {
+            tracing::info!(queue = %pause.0, "resumed");
+        }
+        self.steer(&pauses);
+    }
+
+    fn steer(&self, pauses: &HashSet<(String, String)>) {
+        let queues: BTreeSet<String> = pauses.iter().map(|(queue, _)| self.topology.queue(queue)).collect();
+        self.steering.wanted.send_if_modified(|wanted| {
+            let changed = wanted.paused != queues;
+            wanted.paused = queues;
+            changed
+        });
+    }
+
+    /// Why a task is not to be run, `None` when it is.
+    pub(super) fn revoked(&self, task_id: &str) -> Option<Arc<str>> {
+        lock(&self.revoked).reason(task_id, Instant::now())
+    }
+
+    /// Whether a queue, without the prefix, is not to be consumed.
+    pub(super) fn is_paused(&self, queue: &str) -> bool {
+        self.steering.wanted.borrow().paused.contains(&self.topology.queue(queue))
+    }
+
+    /// Waits until a paused queue is not consumed any more: what goes back sooner would come here again.
+    pub(super) async fn left(&self, queue: &str) {
+        let name = self.topology.queue(queue);
+        let _ = self.steering.consumed.clone().wait_for(|consumed| !consumed.contains(&name)).await;
+    }
+
+    /// Asks on every new connection, and then lets it consume, until `close`.
+    pub(super) async fn run(&self, worker: &str, publisher: &Publisher, close: &CancellationToken) {
+        let mut sessions = self.steering.sessions.clone();
+        while matches!(close.run_until_cancelled(sessions.changed()).await, Some(Ok(()))) {
+            let session = *sessions.borrow_and_update();
+            if close.run_until_cancelled(self.ask(worker, publisher)).await.is_none() {
+                return;
+            }
+            self.steering.wanted.send_modify(|Wanted { session: allowed, .. }| *allowed = session);
+        }
+    }
+
+    async fn ask(&self, worker: &str, publisher: &Publisher) {
+        let question = Uuid::now_v7().simple().to_string();
+        let mut answered = self.answered.subscribe();
+        let asked = async {
+            tokio::select! {
+                () = self.ask_on(worker, publisher, &question) => {}
+                _ = answered.wait_for(|latest| *latest == question) => {}
+            }
+        };
+        if timeout(PATIENCE, asked).await.is_ok() {
+            sleep(OTHERS).await;
+        } else {
+            tracing::warn!("no producer has said what is revoked or paused; tasks are taken all the same");
+        }
+    }
+
+    async fn ask_on(&self, worker: &str, publisher: &Publisher, question: &str) {
+        let ask = Control::Ask { worker: worker.to_owned() };
+        let mut message = match ask.encode() {
+            Ok(message) => message,
+            Err(error) => return tracing::error!(%error, "a question that cannot be asked"),
+        };
+        message.properties.reply_to = Some(self.queue.clone());
+        message.properties.correlation_id = Some(question.to_owned());
+        let publish = Publish { exchange: self.topology.workers(), routing_key: String::new(), message };
+        loop {
+            publisher.ready().await;
+            let _ = publisher.publish_transient(publish.clone());
+            sleep(ASK_EVERY).await;
+        }
+    }
+}
+
+/// The control queue as a subscription consumes it.
+pub(super) fn control_queue(name: &str) -> QueueSpec {
+    QueueSpec { name: name.to_owned(), prefetch: PREFETCH }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

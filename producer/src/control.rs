@@ -1,0 +1,141 @@
+//! Tells workers what is revoked and paused: after each commit that changed it, to a worker that asks, and all of it to
+//! all of them after every new connection and every hour. Nothing of it is confirmed: a worker that missed it asks.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use protocol::amqp::{Publish, Publisher};
+use protocol::control::{Control as Command, MAX_IDS, TELL_INTERVAL};
+use protocol::message::Message;
+use protocol::topology::Topology;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio_util::sync::CancellationToken;
+
+use crate::store::{Store, StoreError, UnixMs};
+
+/// Questions that wait for an answer; a worker repeats one that was dropped.
+pub const QUESTIONS: usize = 64;
+/// How long to wait for room among what goes to the broker.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// The loop's parts.
+pub struct Control {
+    store: Store,
+    publisher: Publisher,
+    topology: Topology,
+    /// Those that this producer relays.
+    queues: Vec<String>,
+}
+
+/// Where an answer goes.
+#[derive(Debug, Clone)]
+enum To {
+    All,
+    One { queue: String, question: Option<String> },
+}
+
+impl Control {
+    /// For a store's tasks in those queues.
+    #[must_use]
+    pub fn new(store: Store, publisher: Publisher, topology: Topology, queues: Vec<String>) -> Self {
+        Self { store, publisher, topology, queues }
+    }
+
+    /// Tells and answers until `stop`.
+    pub async fn run(self, mut questions: mpsc::Receiver<Message>, stop: CancellationToken) {
+        let (mut link, mut pauses) = (self.publisher.watch(), self.store.paused_queues());
+        let mut ticks = interval(TELL_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let told = tokio::select! {
+                () = stop.cancelled() => return,
+                Some(question) = questions.recv() => self.answer(question).await,
+                Ok(()) = link.changed() => self.tell_all(&To::All).await,
+                _ = ticks.tick() => self.tell_all(&To::All).await,
+                Ok(()) = pauses.changed() => {
+                    self.tell_queues(&To::All, &mut pauses).await;
+                    Ok(())
+                }
+                revoked = self.store.untold() => {
+                    self.tell_revoked(&revoked).await;
+                    Ok(())
+                }
+            };
+            if let Err(error) = told {
+                tracing::error!(%error, "workers are not told what is revoked");
+            }
+        }
+    }
+
+    /// Whoever may publish to `workers` may ask, but the answer goes to a worker's queue only.
+    async fn answer(&self, question: Message) -> Result<(), StoreError> {
+        let properties = question.properties;
+        let queue = properties.reply_to.filter(|queue| self.topology.is_control_queue(queue));
+        let Some(queue) = queue else {
+            tracing::warn!("a question that names no worker's queue");
+            return Ok(());
+        };
+        let to = To::One { queue, question: properties.correlation_id };
+        self.tell_all(&to).await?;
+        self.say(&to, &Command::Answered).await;
+        Ok(())
+    }
+
+    async fn tell_all(&self, to: &To) -> Result<(), StoreError> {
+        self.tell_queues(to, &mut self.store.paused_queues()).await;
+        let mut after = 0;
+        while self.publisher.link().is_ready() {
+            let tasks = self.store.revoked_after(after).await?;
+            let Some(last) = tasks.last() else { break };
+            after = last.seq;
+            let mut by_reason: BTreeMap<String, Vec<String>> = BTreeMap::new();
+            for task in tasks {
+                by_reason.entry(task.reason).or_default().push(task.id);
+            }
+            for (reason, task_ids) in by_reason {
+                self.say(to, &Command::Revoke { task_ids, reason }).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Of each queue, so that whoever missed a change is right again.
+    async fn tell_queues(&self, to: &To, paused: &mut watch::Receiver<BTreeMap<String, UnixMs>>) {
+        let paused = paused.borrow_and_update().clone();
+        for queue in &self.queues {
+            let (queue, by) = (queue.clone(), self.store.id().to_owned());
+            let is_paused = paused.contains_key(&queue);
+            let command = if is_paused { Command::Pause { queue, by } } else { Command::Resume { queue, by } };
+            self.say(to, &command).await;
+        }
+    }
+
+    async fn tell_revoked(&self, revoked: &BTreeMap<String, Vec<String>>) {
+        for (reason, ids) in revoked {
+            for task_ids in ids.chunks(MAX_IDS) {
+                let (task_ids, reason) = (task_ids.to_vec(), reason.clone());
+                self.say(&To::All, &Command::Revoke { task_ids, reason }).await;
+            }
+        }
+    }
+
+    /// While the broker is away nothing is said; all is told when it is back.
+    async fn say(&self, to: &To, command: &Command) {
+        let mut message = match command.encode() {
+            Ok(message) => message,
+            Err(error) => return tracing::error!(%error, "a command that cannot be said"),
+        };
+        let (exchange, routing_key) = match to {
+            To::All => (self.topology.control(), String::new()),
+            To::One { queue, question } => {
+                message.properties.correlation_id.clone_from(question);
+                (String::new(), queue.clone())
+            }
+        };
+        let publish = Publish { exchange, routing_key, message };
+        while self.publisher.link().is_ready() && !self.publisher.publish_transient(publish.clone()) {
+            sleep(PAUSE).await;
+        }
+    }
+}

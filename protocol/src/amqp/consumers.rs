@@ -1,0 +1,101 @@
+//! The consumers of one connection, each on a channel of its own since qos is per consumer. A channel stays when its
+//! consumer is cancelled: what was delivered is still settled over it.
+
+use std::collections::{BTreeSet, HashMap};
+use std::future::ready;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::future::join_all;
+use futures_util::stream::{self, BoxStream, SelectAll};
+use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
+use lapin::types::{FieldTable, ShortString};
+use lapin::{Channel, Connection};
+use tokio::time::timeout;
+
+use super::convert::short_string;
+use super::fault::{Fault, within};
+use super::subscription::{Delivery, QueueSpec};
+
+const DEADLINE: Duration = Duration::from_secs(10);
+const CLOSE: Duration = Duration::from_secs(3);
+
+pub(super) struct Consumers {
+    connection: Connection,
+    tag: ShortString,
+    channels: HashMap<String, Open>,
+    /// What all of them receive. One that ends by itself is a fault, one that was cancelled just ends.
+    pub(super) deliveries: SelectAll<BoxStream<'static, Result<Delivery, Fault>>>,
+}
+
+struct Open {
+    channel: Channel,
+    consumer: Option<Running>,
+}
+
+struct Running {
+    tag: ShortString,
+    cancelled: Arc<AtomicBool>,
+}
+
+impl Consumers {
+    pub(super) fn new(connection: Connection, tag: &str) -> Result<Self, Fault> {
+        Ok(Self { connection, tag: short_string(tag)?, channels: HashMap::new(), deliveries: SelectAll::new() })
+    }
+
+    /// Consumes a queue, unless it is consumed already.
+    pub(super) async fn start(&mut self, queue: &QueueSpec) -> Result<(), Fault> {
+        let channel = match self.channels.get(&queue.name) {
+            Some(Open { consumer: Some(_), .. }) => return Ok(()),
+            Some(Open { channel, .. }) => channel.clone(),
+            None => channel(&self.connection, queue).await?,
+        };
+        let (name, options) = (short_string(&queue.name)?, BasicConsumeOptions::default());
+        let consume = channel.basic_consume(name, self.tag.clone(), options, FieldTable::default());
+        let consumer = within("basic.consume", DEADLINE, consume).await?;
+        let cancelled = Arc::new(AtomicBool::new(false));
+        let running = Running { tag: consumer.tag(), cancelled: cancelled.clone() };
+        self.channels.insert(queue.name.clone(), Open { channel, consumer: Some(running) });
+        let (name, ended) = (Arc::<str>::from(queue.name.as_str()), queue.name.clone());
+        let end = stream::once(async move { (!cancelled.load(Ordering::Relaxed)).then_some(ended) });
+        let end = end.filter_map(ready).map(|queue| Err(Fault::ConsumerEnded { queue }));
+        let received = move |delivery: Result<_, lapin::Error>| Ok(Delivery::new(name.clone(), delivery?));
+        self.deliveries.push(consumer.map(received).chain(end).boxed());
+        Ok(())
+    }
+
+    /// Cancels these, all at once: what one gives back must not come to another that is still there.
+    pub(super) async fn cancel(&mut self, queues: impl Iterator<Item = &str>) -> Result<(), Fault> {
+        let mut cancels = Vec::new();
+        for queue in queues {
+            let Some(open) = self.channels.get_mut(queue) else { continue };
+            let Some(Running { tag, cancelled }) = open.consumer.take() else { continue };
+            cancelled.store(true, Ordering::Relaxed);
+            let channel = open.channel.clone();
+            cancels.push(async move {
+                let cancel = channel.basic_cancel(tag, BasicCancelOptions::default());
+                within("basic.cancel", DEADLINE, cancel).await
+            });
+        }
+        join_all(cancels).await.into_iter().collect()
+    }
+
+    /// The full names of the queues that are consumed.
+    pub(super) fn consumed(&self) -> BTreeSet<String> {
+        let running = self.channels.iter().filter(|(_, open)| open.consumer.is_some());
+        running.map(|(name, _)| name.clone()).collect()
+    }
+
+    pub(super) async fn close(self) {
+        let _ = timeout(CLOSE, self.connection.close(200, "bye".into())).await;
+    }
+}
+
+async fn channel(connection: &Connection, queue: &QueueSpec) -> Result<Channel, Fault> {
+    let channel = within("opening a channel", DEADLINE, connection.create_channel()).await?;
+    let qos = channel.basic_qos(queue.prefetch, BasicQosOptions::default());
+    within("basic.qos", DEADLINE, qos).await?;
+    Ok(channel)
+}
