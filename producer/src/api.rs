@@ -5,6 +5,7 @@
 mod body;
 mod fields;
 mod health;
+mod openapi;
 mod problem;
 mod submit;
 mod task;
@@ -65,7 +66,9 @@ impl Api {
 /// The address cannot be listened on.
 pub fn server(api: Arc<Api>, listen: SocketAddr) -> std::io::Result<Server> {
     let api = web::Data::from(api);
-    let server = HttpServer::new(move || App::new().app_data(api.clone()).configure(routes))
+    let document = web::Data::new(openapi::Rendered::new()?);
+    let app = move || App::new().app_data(api.clone()).app_data(document.clone()).configure(routes);
+    let server = HttpServer::new(app)
         .workers(HTTP_WORKERS)
         .client_request_timeout(Duration::from_secs(5))
         .max_connections(10_000)
@@ -85,6 +88,8 @@ fn routes(config: &mut web::ServiceConfig) {
         .service(web::resource("/livez").route(get().to(health::livez)).default_service(other(READ)))
         .service(web::resource("/readyz").route(get().to(health::readyz)).default_service(other(READ)))
         .service(web::resource("/metrics").route(get().to(health::metrics)).default_service(other(READ)))
+        .service(web::resource("/openapi.json").route(get().to(openapi::openapi)).default_service(other(READ)))
+        .service(web::resource("/docs").route(get().to(openapi::docs)).default_service(other(READ)))
         .default_service(web::to(not_found));
 }
 
