@@ -2,7 +2,10 @@
 //!
 //! Nothing on the path of a submit waits for the broker.
 
+mod arguments;
 mod body;
+mod catalog;
+mod depth;
 mod fields;
 mod health;
 mod openapi;
@@ -26,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::problem::Problem;
 use crate::reason::reason;
+use crate::relay::Route;
 use crate::rules::Limits;
 use crate::store::{Store, TaskRow};
 use crate::workers::Workers;
@@ -44,6 +48,10 @@ pub struct Api {
     pub metrics: PrometheusHandle,
     /// What is accepted.
     pub limits: Limits,
+    /// The queues that are relayed.
+    pub queues: Vec<Route>,
+    /// Whether only tasks that a worker has announced are accepted.
+    pub require_known_tasks: bool,
     /// Due and unfinished rows, at most.
     pub outbox_cap: u64,
     /// Cancelled when the process is about to end.
@@ -88,6 +96,10 @@ fn routes(config: &mut web::ServiceConfig) {
         .service(web::resource("/livez").route(get().to(health::livez)).default_service(other(READ)))
         .service(web::resource("/readyz").route(get().to(health::readyz)).default_service(other(READ)))
         .service(web::resource("/metrics").route(get().to(health::metrics)).default_service(other(READ)))
+        .service(web::resource("/v1/queues").route(get().to(depth::queues)).default_service(other(READ)))
+        .service(web::resource("/v1/queues/{queue}").route(get().to(depth::queue)).default_service(other(READ)))
+        .service(web::resource("/v1/workers").route(get().to(catalog::workers)).default_service(other(READ)))
+        .service(web::resource("/v1/task-types").route(get().to(catalog::task_types)).default_service(other(READ)))
         .service(web::resource("/openapi.json").route(get().to(openapi::openapi)).default_service(other(READ)))
         .service(web::resource("/docs").route(get().to(openapi::docs)).default_service(other(READ)))
         .default_service(web::to(not_found));

@@ -5,12 +5,14 @@
 
 mod children;
 mod column;
+mod depth;
 mod insert;
 mod lost;
 mod open;
 mod read;
 mod relay;
 mod reports;
+mod task_types;
 #[cfg(test)]
 pub(crate) mod tests;
 mod time;
@@ -23,7 +25,9 @@ use protocol::retry::RetryOptions;
 use protocol::state::State;
 use serde_json::value::RawValue;
 
+pub use depth::MAX_AHEAD;
 pub use open::Store;
+pub use task_types::KeptType;
 pub use wake::Wake;
 
 /// Milliseconds since 1970, UTC.
@@ -160,6 +164,8 @@ pub struct TaskRow {
     pub started_at: Option<UnixMs>,
     /// When it ended.
     pub finished_at: Option<UnixMs>,
+    /// How many of its queue come before it, where it stands in line and was read.
+    pub ahead: Option<u32>,
 }
 
 impl From<NewTask> for TaskRow {
@@ -179,6 +185,7 @@ impl From<NewTask> for TaskRow {
             retry_at: None,
             started_at: None,
             finished_at: None,
+            ahead: None,
         }
     }
 }

@@ -9,7 +9,7 @@ use actix_web::http::header::{CONTENT_SECURITY_POLICY, X_CONTENT_TYPE_OPTIONS};
 use actix_web::{HttpResponse, web};
 use utoipa::OpenApi;
 
-use super::{health, submit, task};
+use super::{catalog, depth, health, submit, task};
 
 /// Every endpoint. Schemas follow from what these name.
 #[derive(OpenApi)]
@@ -24,6 +24,10 @@ use super::{health, submit, task};
     paths(
         submit::submit,
         task::task,
+        depth::queues,
+        depth::queue,
+        catalog::workers,
+        catalog::task_types,
         health::livez,
         health::readyz,
         health::metrics,
@@ -32,6 +36,7 @@ use super::{health, submit, task};
     ),
     tags(
         (name = "tasks", description = "Submit tasks and follow them"),
+        (name = "queues", description = "Where tasks wait"),
         (name = "service", description = "The producer itself"),
     ),
 )]

@@ -28,6 +28,10 @@ use crate::store::{NewTask, TaskRow};
 pub async fn submit(api: web::Data<Api>, request: HttpRequest, payload: Payload) -> Result<HttpResponse, Problem> {
     let body = read_json(&request, payload).await?;
     let task = parse(&body, &api.limits, now_ms())?;
+    let faults = api.argument_faults(&task);
+    if !faults.is_empty() {
+        return Err(Problem::fields(faults));
+    }
     refuse_beyond_cap(api.outbox_cap, &task, api.store.outstanding())?;
     api.store.insert(task.clone()).await?;
     metrics::counter!("errand_accepted_total").increment(1);

@@ -1,6 +1,7 @@
 //! Tests of the store on a real database.
 
 mod children;
+mod depth;
 
 use std::sync::Arc;
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use protocol::lost::LostNotice;
 use tokio::sync::oneshot;
 
-use super::{Child, Counted, NewTask, Published, Recorded, StoreError, UnixMs};
+use super::{Child, Counted, KeptType, NewTask, Published, Recorded, StoreError, UnixMs};
 
 /// A request and who waits for its commit.
 pub(super) enum Write {
@@ -15,6 +15,7 @@ pub(super) enum Write {
     Lost(Vec<LostNotice>, UnixMs, Done<u64>),
     Tick(UnixMs, Done<()>),
     Prune(UnixMs, Done<u64>),
+    TaskTypes(Vec<KeptType>, Done<()>),
     Probe(Done<()>),
 }
 
@@ -27,7 +28,9 @@ impl Write {
         let error = error.clone();
         match self {
             Self::Insert(tasks) => tasks.into_iter().for_each(|(_, done)| drop(done.send(Err(error.clone())))),
-            Self::Published(_, done) | Self::Tick(_, done) | Self::Probe(done) => drop(done.send(Err(error))),
+            Self::Published(_, done) | Self::Tick(_, done) | Self::Probe(done) | Self::TaskTypes(_, done) => {
+                drop(done.send(Err(error)));
+            }
             Self::Replies(_, _, done) => drop(done.send(Err(error))),
             Self::Lost(_, _, done) | Self::Prune(_, done) => drop(done.send(Err(error))),
         }

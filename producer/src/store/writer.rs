@@ -8,7 +8,7 @@ use sqlx::SqliteConnection;
 use tokio::sync::mpsc;
 
 use super::write::{Changes, Done, Write};
-use super::{Child, Counted, Recorded, StoreError, Wake, children, insert, lost, relay, reports, time};
+use super::{Child, Counted, Recorded, StoreError, Wake, children, insert, lost, relay, reports, task_types, time};
 
 /// The most requests in one commit.
 const GROUP: usize = 1024;
@@ -128,6 +128,7 @@ async fn apply(
         Write::Replies(children, reports, done) => settle(done, record(connection, &children, &reports, changes).await),
         Write::Lost(notices, now, done) => settle(done, lost::put_back(connection, notices, now, changes).await),
         Write::Tick(now, done) => settle(done, time::tick(connection, now, changes).await),
+        Write::TaskTypes(types, done) => settle(done, task_types::keep(connection, &types).await),
         Write::Probe(done) => settle(done, time::probe(connection).await),
         Write::Prune(before, done) => settle(done, time::prune(connection, before).await),
     }

@@ -51,6 +51,15 @@ impl IntoResponses for NoStore {
     }
 }
 
+/// Of an endpoint of one queue.
+pub struct NoQueue;
+
+impl IntoResponses for NoQueue {
+    fn responses() -> Responses {
+        problems(&[(404, "This producer has no queue of this name")])
+    }
+}
+
 /// Of an endpoint of one task.
 pub struct NoTask;
 

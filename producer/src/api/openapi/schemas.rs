@@ -87,6 +87,35 @@ impl PartialSchema for TaskId {
     }
 }
 
+/// A queue's name in a path.
+pub struct QueueName;
+
+impl ToSchema for QueueName {}
+
+impl PartialSchema for QueueName {
+    fn schema() -> RefOr<Schema> {
+        schema(json!({"type": "string", "pattern": "^[a-z0-9_-]{1,64}$"}))
+    }
+}
+
+/// A [`protocol::heartbeat::RunningTask`].
+pub struct Runs;
+
+impl ToSchema for Runs {}
+
+impl PartialSchema for Runs {
+    fn schema() -> RefOr<Schema> {
+        schema(json!({
+            "type": "object",
+            "required": ["task_id", "retries"],
+            "properties": {
+                "task_id": {"type": "string"},
+                "retries": {"type": "integer", "minimum": 0, "description": "The attempt, from 0"},
+            },
+        }))
+    }
+}
+
 /// A state, in Celery's words.
 pub struct StateName;
 
