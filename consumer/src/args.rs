@@ -5,12 +5,15 @@
 //! keeps its value to the digit.
 
 mod argument;
+mod fields;
 
 use std::collections::BTreeMap;
 
 use serde::de::value::SeqDeserializer;
 use serde::de::{DeserializeOwned, Deserializer, Visitor};
 use serde_json::value::RawValue;
+
+pub(crate) use self::fields::fields;
 
 use self::argument::{Argument, Fields, Key};
 

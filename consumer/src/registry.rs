@@ -8,9 +8,10 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use protocol::heartbeat::TaskType;
 use schemars::schema_for;
+use serde_json::Value;
 use serde_json::value::{RawValue, to_raw_value};
 
-use crate::args::{InvalidArguments, from_call};
+use crate::args::{InvalidArguments, fields, from_call};
 use crate::context::Context;
 use crate::handler::{Handler, TaskError};
 use crate::options::{Execution, TaskOptions};
@@ -40,9 +41,13 @@ impl<H: Handler> ErasedHandler for H {
 
     fn task_type(&self) -> TaskType {
         let options = H::OPTIONS;
+        let arguments = schema_for!(H::Args).to_value();
+        let (positional, aliases) = names(&arguments, fields::<H::Args>());
         TaskType {
             name: H::NAME.to_owned(),
-            arguments: schema_for!(H::Args).to_value(),
+            arguments,
+            positional,
+            aliases,
             result: schema_for!(H::Output).to_value(),
             execution: match options.execution {
                 Execution::Async => "async",
@@ -73,6 +78,24 @@ impl<H: Handler> ErasedHandler for H {
             let output = self.run(parsed, ctx).await.map_err(CallError::Task)?;
             to_raw_value(&output).map_err(CallError::Unserializable)
         })
+    }
+}
+
+/// Splits the names of a struct's fields by the schema of its type: those that it knows, in order, and the others, which
+/// are aliases. When the schema knows more than the struct does, whoever wrote it knows better which is which.
+fn names(schema: &Value, fields: Option<&[&str]>) -> (Option<Vec<String>>, Vec<String>) {
+    let Some(fields) = fields else { return (None, Vec::new()) };
+    let known = schema["properties"].as_object();
+    if known.is_none() && !fields.is_empty() {
+        return (None, Vec::new());
+    }
+    let is_known = |name: &&str| known.is_some_and(|known| known.contains_key(*name));
+    let (own, aliases): (Vec<&str>, Vec<&str>) = fields.iter().partition(|name| is_known(name));
+    let owned = |names: Vec<&str>| names.into_iter().map(str::to_owned).collect();
+    if own.len() == known.map_or(0, serde_json::Map::len) {
+        (Some(owned(own)), owned(aliases))
+    } else {
+        (None, Vec::new())
     }
 }
 
@@ -257,10 +280,21 @@ mod tests {
         assert_eq!(pay.arguments["description"], "Charges a card.");
         assert_eq!(pay.arguments["properties"]["amount"]["description"], "In cents.");
         assert_eq!(pay.arguments["required"], serde_json::json!(["amount"]));
+        assert_eq!(pay.positional, Some(vec!["amount".to_owned(), "card".to_owned()]), "in the order of the struct");
         assert_eq!(
             (pay.concurrency_limit, pay.execution.as_str(), pay.redacted),
             (Some(2), "async", vec!["card".to_owned()])
         );
+    }
+
+    #[test]
+    fn aliases_are_told_from_the_fields_and_stand_in_no_place() {
+        let schema = serde_json::json!({"properties": {"amount": {}, "card": {}}});
+        let own = Some(vec!["card".to_owned(), "amount".to_owned()]);
+        assert_eq!(names(&schema, Some(&["account", "card", "amount"])), (own, vec!["account".to_owned()]));
+        assert_eq!(names(&schema, Some(&["card"])), (None, vec![]), "the schema knows another");
+        assert_eq!(names(&serde_json::json!({"$ref": "x"}), Some(&["card"])), (None, vec![]));
+        assert_eq!(names(&schema, None), (None, vec![]));
     }
 
     #[tokio::test]

@@ -2,9 +2,13 @@
 //!
 //! Nothing on the path of a submit waits for the broker.
 
+mod arguments;
 mod body;
+mod catalog;
+mod depth;
 mod fields;
 mod health;
+mod openapi;
 mod pause;
 mod problem;
 mod revoke;
@@ -27,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::problem::Problem;
 use crate::reason::reason;
+use crate::relay::Route;
 use crate::rules::Limits;
 use crate::store::{Store, TaskRow};
 use crate::workers::Workers;
@@ -45,6 +50,10 @@ pub struct Api {
     pub metrics: PrometheusHandle,
     /// What is accepted.
     pub limits: Limits,
+    /// The queues that are relayed.
+    pub queues: Vec<Route>,
+    /// Whether only tasks that a worker has announced are accepted.
+    pub require_known_tasks: bool,
     /// Due and unfinished rows, at most.
     pub outbox_cap: u64,
     /// Cancelled when the process is about to end.
@@ -67,7 +76,9 @@ impl Api {
 /// The address cannot be listened on.
 pub fn server(api: Arc<Api>, listen: SocketAddr) -> std::io::Result<Server> {
     let api = web::Data::from(api);
-    let server = HttpServer::new(move || App::new().app_data(api.clone()).configure(routes))
+    let document = web::Data::new(openapi::Rendered::new()?);
+    let app = move || App::new().app_data(api.clone()).app_data(document.clone()).configure(routes);
+    let server = HttpServer::new(app)
         .workers(HTTP_WORKERS)
         .client_request_timeout(Duration::from_secs(5))
         .max_connections(10_000)
@@ -99,6 +110,12 @@ fn routes(config: &mut web::ServiceConfig) {
         .service(web::resource("/livez").route(get().to(health::livez)).default_service(other(READ)))
         .service(web::resource("/readyz").route(get().to(health::readyz)).default_service(other(READ)))
         .service(web::resource("/metrics").route(get().to(health::metrics)).default_service(other(READ)))
+        .service(web::resource("/v1/queues").route(get().to(depth::queues)).default_service(other(READ)))
+        .service(web::resource("/v1/queues/{queue}").route(get().to(depth::queue)).default_service(other(READ)))
+        .service(web::resource("/v1/workers").route(get().to(catalog::workers)).default_service(other(READ)))
+        .service(web::resource("/v1/task-types").route(get().to(catalog::task_types)).default_service(other(READ)))
+        .service(web::resource("/openapi.json").route(get().to(openapi::openapi)).default_service(other(READ)))
+        .service(web::resource("/docs").route(get().to(openapi::docs)).default_service(other(READ)))
         .default_service(web::to(not_found));
 }
 

@@ -96,6 +96,7 @@ impl Producer {
     async fn serve(mut self, metrics: PrometheusHandle) -> anyhow::Result<()> {
         // Before a relay starts: what was revoked in the hands of the process before is not published.
         self.store.end_revoked(now_ms()).await?;
+        self.workers.remember(&self.store).await?;
         let publisher = self.start_publisher();
         self.start_relays(&publisher);
         self.start_replies(&publisher);
@@ -109,6 +110,8 @@ impl Producer {
             workers: self.workers.clone(),
             metrics,
             limits: self.limits(),
+            queues: self.routes().collect(),
+            require_known_tasks: self.config.require_known_tasks,
             outbox_cap: self.config.outbox_cap,
             stopping: self.stop.child_token(),
         });
@@ -173,12 +176,16 @@ impl Producer {
     }
 
     fn start_relays(&self, publisher: &Publisher) {
-        for queue in &self.queues {
-            let route = Route { queue: queue.clone(), foreign: self.config.foreign_queues.contains(queue) };
+        for route in self.routes() {
             let (store, topology) = (self.store.clone(), self.config.topology.clone());
             let relay = Relay::new(store, publisher.clone(), topology, route, self.config.relay_window);
             self.spawn("relay", relay.run(self.stop.clone()));
         }
+    }
+
+    fn routes(&self) -> impl Iterator<Item = Route> {
+        let foreign = |queue| self.config.foreign_queues.contains(queue);
+        self.queues.iter().map(move |queue| Route { queue: queue.clone(), foreign: foreign(queue) })
     }
 
     fn start_replies(&self, publisher: &Publisher) {
@@ -210,7 +217,7 @@ impl Producer {
         let queues = queues.collect();
         let table = self.topology().shared(&[]).and(table);
         let deliveries = self.subscribe(Subscribe { table, queues, consumer_tag: "heartbeats".to_owned() });
-        self.spawn("heartbeats", self.workers.clone().run(deliveries, questions));
+        self.spawn("heartbeats", self.workers.clone().run(self.store.clone(), deliveries, questions));
     }
 
     fn subscribe(&self, subscribe: Subscribe) -> mpsc::Receiver<protocol::amqp::Delivery> {

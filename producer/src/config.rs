@@ -61,6 +61,10 @@ pub struct Settings {
     #[arg(long, env = "FOREIGN_QUEUES", value_delimiter = ',')]
     foreign_queues: Vec<String>,
 
+    /// Refuse tasks that no worker has announced yet
+    #[arg(long, env = "REQUIRE_KNOWN_TASKS", default_value_t = false, action = clap::ArgAction::Set)]
+    require_known_tasks: bool,
+
     /// The longest time limit that a task may ask for
     #[arg(long, env = "MAX_TIME_LIMIT", default_value = "15m", value_parser = duration)]
     max_time_limit: Duration,
@@ -87,6 +91,8 @@ pub struct Config {
     pub relay_window: u32,
     /// Due and unfinished tasks in the store.
     pub outbox_cap: u64,
+    /// Whether only announced tasks are accepted.
+    pub require_known_tasks: bool,
     /// The longest time limit.
     pub max_time_limit: Duration,
 }
@@ -112,6 +118,7 @@ impl Settings {
             result_ttl: self.result_ttl,
             relay_window: self.relay_window,
             outbox_cap: self.outbox_cap,
+            require_known_tasks: self.require_known_tasks,
             max_time_limit: self.max_time_limit,
         })
     }

@@ -2,6 +2,7 @@
 
 mod api;
 mod app;
+mod arguments;
 mod clock;
 mod config;
 mod control;

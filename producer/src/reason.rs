@@ -4,7 +4,7 @@ use protocol::amqp::Link;
 use protocol::state::State;
 use protocol::timestamp::{from_unix_ms, rfc3339};
 
-use crate::store::{Stage, TaskRow, UnixMs};
+use crate::store::{MAX_AHEAD, Stage, TaskRow, UnixMs};
 use crate::workers::Service;
 
 /// The reason, `None` for a task that runs or has ended.
@@ -32,8 +32,17 @@ pub fn reason(row: &TaskRow, link: &Link, service: Service, paused: bool) -> Opt
         }),
         _ if service == Service::Unserved => Some("no worker consumes this queue".to_owned()),
         _ if service == Service::Unknown => Some("no worker that consumes this queue knows this task".to_owned()),
-        Stage::Waiting => Some("waiting for its turn to be published".to_owned()),
-        _ => Some("in the queue at the broker".to_owned()),
+        Stage::Waiting => Some(format!("waiting for its turn to be published{}", ahead(row.ahead, "ahead of it"))),
+        _ => Some(format!("in the queue at the broker{}", ahead(row.ahead, "that run or are ahead of it"))),
+    }
+}
+
+/// Its place in the line, where it is known.
+fn ahead(count: Option<u32>, which: &str) -> String {
+    match count {
+        None => String::new(),
+        Some(count) if count > MAX_AHEAD => format!(", with more than {MAX_AHEAD} {which}"),
+        Some(count) => format!(", with {count} {which}"),
     }
 }
 
@@ -88,6 +97,26 @@ mod tests {
             assert_eq!(why(&running).contains("by force"), stage == Stage::Queued);
         }
         assert!(why(&row(Stage::Scheduled)).contains("not due until"));
+    }
+
+    #[test]
+    fn the_place_in_the_line_is_said_where_it_is_known() {
+        for (stage, ahead, expected) in [
+            (Stage::Waiting, Some(0), "waiting for its turn to be published, with 0 ahead of it"),
+            (Stage::Waiting, Some(MAX_AHEAD), "waiting for its turn to be published, with 10000 ahead of it"),
+            (
+                Stage::Waiting,
+                Some(MAX_AHEAD + 1),
+                "waiting for its turn to be published, with more than 10000 ahead of it",
+            ),
+            (Stage::Queued, Some(7), "in the queue at the broker, with 7 that run or are ahead of it"),
+            (Stage::Queued, None, "in the queue at the broker"),
+        ] {
+            let row = TaskRow { ahead, ..row(stage) };
+            assert_eq!(why(&row, &Link::Ready, Service::Served), expected);
+        }
+        let row = TaskRow { ahead: Some(7), ..row(Stage::Waiting) };
+        assert_eq!(why(&row, &Link::Ready, Service::Unserved), "no worker consumes this queue", "the cause goes first");
     }
 
     #[test]

@@ -15,12 +15,14 @@ const MAX_DEPTH: usize = 64;
 /// The longest name of a task.
 pub const MAX_TASK_BYTES: usize = 200;
 const MAX_TASK_ID_BYTES: usize = 64;
-const MAX_PRIORITY: u8 = 9;
-const MAX_RETRIES: u32 = 1_000;
+/// The highest priority.
+pub const MAX_PRIORITY: u8 = 9;
+/// The most retries that may be asked for.
+pub const MAX_RETRIES: u32 = 1_000;
 /// Thirty days: the longest wait between attempts.
-const MAX_BACKOFF_S: f64 = 30.0 * 24.0 * 3600.0;
+pub const MAX_BACKOFF_S: f64 = 30.0 * 24.0 * 3600.0;
 /// Ten years, the longest that RabbitMQ takes for a time to live.
-const MAX_SECONDS: f64 = 315_360_000.0;
+pub const MAX_SECONDS: f64 = 315_360_000.0;
 /// The shortest time in seconds that counts as one.
 pub const LEAST_SECONDS: f64 = 0.001;
 /// The longest name of a queue that is ever shown.

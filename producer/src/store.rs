@@ -6,6 +6,7 @@
 mod children;
 mod column;
 mod control;
+mod depth;
 mod insert;
 mod lost;
 mod open;
@@ -13,6 +14,7 @@ mod read;
 mod relay;
 mod reports;
 mod revoke;
+mod task_types;
 #[cfg(test)]
 pub(crate) mod tests;
 mod time;
@@ -25,8 +27,10 @@ use protocol::retry::RetryOptions;
 use protocol::state::State;
 use serde_json::value::RawValue;
 
+pub use depth::MAX_AHEAD;
 pub use open::Store;
 pub use revoke::Revocation;
+pub use task_types::KeptType;
 pub use wake::Wake;
 
 /// Milliseconds since 1970, UTC.
@@ -165,6 +169,8 @@ pub struct TaskRow {
     pub started_at: Option<UnixMs>,
     /// When it ended.
     pub finished_at: Option<UnixMs>,
+    /// How many of its queue come before it, where it stands in line and was read.
+    pub ahead: Option<u32>,
 }
 
 impl From<NewTask> for TaskRow {
@@ -185,6 +191,7 @@ impl From<NewTask> for TaskRow {
             retry_at: None,
             started_at: None,
             finished_at: None,
+            ahead: None,
         }
     }
 }

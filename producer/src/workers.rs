@@ -4,16 +4,18 @@ mod task_types;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use protocol::amqp::Delivery;
-use protocol::heartbeat::{HEARTBEAT_INTERVAL, HEARTBEAT_TTL, Heartbeat};
+use protocol::heartbeat::{HEARTBEAT_INTERVAL, HEARTBEAT_TTL, Heartbeat, TaskType};
 use protocol::message::Message;
 use protocol::retry::RetryPolicy;
-use serde_json::Value;
+use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 
 use self::task_types::TaskTypes;
+use crate::arguments::Fault;
+use crate::store::{Store, StoreError};
 
 /// The most workers remembered, whoever speaks on the exchange.
 const MAX_WORKERS: usize = 10_000;
@@ -68,15 +70,44 @@ impl Workers {
         Self { heard: Arc::default(), since: Instant::now() }
     }
 
-    /// Listens until the deliveries end. What wants a reply is a question and passed on; a heartbeat wants none.
-    pub async fn run(self, mut deliveries: mpsc::Receiver<Delivery>, questions: mpsc::Sender<Message>) {
+    /// Takes in the types that an earlier process has kept.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub async fn remember(&self, store: &Store) -> Result<(), StoreError> {
+        for json in store.task_types().await? {
+            match serde_json::from_str(&json) {
+                Ok(task) => self.lock().types.remember(task),
+                Err(error) => tracing::warn!(%error, "a task type of another version is forgotten"),
+            }
+        }
+        Ok(())
+    }
+
+    /// Listens until the deliveries end and keeps in the store what they say of task types. What wants a reply is a
+    /// question and passed on; a heartbeat wants none.
+    pub async fn run(self, store: Store, mut deliveries: mpsc::Receiver<Delivery>, questions: mpsc::Sender<Message>) {
         while let Some(delivery) = deliveries.recv().await {
             if delivery.message.properties.reply_to.is_some() {
                 let _ = questions.try_send(delivery.message.clone());
             } else {
                 self.read(&delivery.message, Instant::now());
+                self.keep(&store).await;
             }
             delivery.ack().await;
+        }
+    }
+
+    async fn keep(&self, store: &Store) {
+        let unkept = self.lock().types.unkept();
+        if unkept.is_empty() {
+            return;
+        }
+        let names: Vec<String> = unkept.iter().map(|kept| kept.0.clone()).collect();
+        if let Err(error) = store.keep_task_types(unkept).await {
+            // The next heartbeat tries again.
+            tracing::warn!(%error, "announced task types are not kept yet");
+            self.lock().types.keep_later(names);
         }
     }
 
@@ -96,8 +127,8 @@ impl Workers {
         let mut heard = self.lock();
         let Heard { workers, types } = &mut *heard;
         for task in &mut heartbeat.tasks {
-            types.learn(task, now);
-            (task.arguments, task.result) = (Value::Null, Value::Null);
+            let schemas = (task.arguments.take(), task.result.take());
+            types.learn(TaskType { arguments: schemas.0, result: schemas.1, ..task.clone() }, now);
         }
         workers.retain(|name, alive| alive.is_alive(now) && *name != heartbeat.worker);
         let held: usize = workers.values().map(|alive| alive.bytes).sum();
@@ -111,6 +142,71 @@ impl Workers {
     #[must_use]
     pub fn retry(&self, task: &str) -> Option<RetryPolicy> {
         self.lock().types.retry(task)
+    }
+
+    /// Whether a worker, alive or gone, has announced a task of that name.
+    #[must_use]
+    pub fn is_known(&self, task: &str) -> bool {
+        self.lock().types.is_known(task)
+    }
+
+    /// What is wrong with these arguments by every announcement of the task that is alive; empty when one of them may
+    /// take them, or when there is none.
+    #[must_use]
+    pub fn faults(&self, task: &str, args: &RawValue, kwargs: &RawValue) -> Vec<Fault> {
+        // Compared without the lock: a schema may take long.
+        let announced = self.lock().types.living(task, Instant::now());
+        let mut told = Vec::new();
+        for announcement in announced {
+            told = announcement.faults(args, kwargs);
+            if told.is_empty() {
+                break;
+            }
+        }
+        told
+    }
+
+    /// Every type by name, as last announced, with how many of the living know it.
+    #[must_use]
+    pub fn task_types(&self) -> Vec<(TaskType, usize)> {
+        let heard = self.lock();
+        let now = Instant::now();
+        let mut living: HashMap<&str, usize> = HashMap::new();
+        for alive in heard.workers.values().filter(|alive| alive.is_alive(now)) {
+            for task in &alive.heartbeat.tasks {
+                *living.entry(&task.name).or_default() += 1;
+            }
+        }
+        let types = heard.types.all().filter_map(|json| serde_json::from_str(json).ok());
+        let mut types: Vec<(TaskType, usize)> = types
+            .map(|task: TaskType| {
+                let knowing = living.get(task.name.as_str()).copied().unwrap_or(0);
+                (task, knowing)
+            })
+            .collect();
+        types.sort_by(|one, other| one.0.name.cmp(&other.0.name));
+        types
+    }
+
+    /// The living by name: their latest heartbeats without schemas, and how long ago that was.
+    #[must_use]
+    pub fn living(&self) -> Vec<(Heartbeat, Duration)> {
+        let now = Instant::now();
+        let heard = self.lock();
+        let living = heard.workers.values().filter(|alive| alive.is_alive(now));
+        let mut living: Vec<(Heartbeat, Duration)> =
+            living.map(|alive| (alive.heartbeat.clone(), now.duration_since(alive.at))).collect();
+        living.sort_by(|one, other| one.0.worker.cmp(&other.0.worker));
+        living
+    }
+
+    /// How many of the living serve the queue.
+    #[must_use]
+    pub fn consumers(&self, queue: &str) -> usize {
+        let now = Instant::now();
+        let heard = self.lock();
+        let living = heard.workers.values().filter(|alive| alive.is_alive(now));
+        living.filter(|alive| alive.heartbeat.queues.iter().any(|served| served == queue)).count()
     }
 
     /// Whether anybody alive runs that task from that queue.
@@ -142,13 +238,13 @@ impl Workers {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use protocol::heartbeat::TaskType;
-    use std::time::Duration;
 
     pub(super) fn task_type(name: &str) -> TaskType {
         TaskType {
             name: name.to_owned(),
             arguments: serde_json::Value::Bool(true),
+            positional: None,
+            aliases: Vec::new(),
             result: serde_json::Value::Bool(true),
             execution: "async".to_owned(),
             retry: protocol::retry::RetryPolicy::default(),

@@ -45,6 +45,13 @@ pub struct TaskType {
     pub name: String,
     /// What it takes, by name: a JSON Schema (draft 2020-12), with the documentation in it.
     pub arguments: Value,
+    /// The names that arguments by position are for, in their order; `None` when there are no such names, or when they
+    /// cannot be told.
+    #[serde(default)]
+    pub positional: Option<Vec<String>>,
+    /// Names that arguments may have besides those in the schema.
+    #[serde(default)]
+    pub aliases: Vec<String>,
     /// What it returns: a JSON Schema.
     pub result: Value,
     /// Where it runs: `async`, `blocking` or `isolated`.

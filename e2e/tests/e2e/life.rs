@@ -101,7 +101,7 @@ async fn dead_letter_of(pair: &Pair, id: &str) -> Result<Value> {
 
 #[tokio::test]
 async fn what_can_never_run_fails_at_once() -> Result<()> {
-    let pair = Pair::on(broker::shared().await?).start().await?;
+    let mut pair = Pair::on(broker::shared().await?).consumers(0).start().await?;
     let cases = [
         (json!({"task": "no_such_task"}), "NotRegistered", "no_such_task"),
         (json!({"task": "add", "args": [1]}), "InvalidArguments", "y"),
@@ -109,8 +109,13 @@ async fn what_can_never_run_fails_at_once() -> Result<()> {
         (json!({"task": "add", "kwargs": {"x": 1, "y": "two"}}), "InvalidArguments", "y"),
         (json!({"task": "add", "args": [1], "kwargs": {"x": 1, "y": 2}}), "InvalidArguments", "x"),
     ];
+    // Before a worker has said what it takes: afterwards they would be refused.
+    let mut accepted = Vec::new();
     for (wish, kind, named) in cases {
-        let id = pair.client().accepted(&wish).await?;
+        accepted.push((pair.client().accepted(&wish).await?, kind, named));
+    }
+    pair.start_consumer(&[]).await?;
+    for (id, kind, named) in accepted {
         let ended = pair.client().await_terminal(&id, SOON).await?;
         assert_eq!((&ended["state"], &ended["retries"]), (&json!("FAILURE"), &json!(0)), "{ended:#}");
         assert_eq!(ended["error"]["type"], kind);

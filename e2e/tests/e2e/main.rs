@@ -2,6 +2,7 @@
 
 mod apart;
 mod bad_input;
+mod catalog;
 mod children;
 mod commands;
 mod compose;

@@ -163,7 +163,8 @@ impl<'a> Fields<'a> {
     }
 }
 
-const KNOWN: [&str; 12] = [
+/// Every field of a submit.
+pub const KNOWN: [&str; 12] = [
     "task",
     "args",
     "kwargs",

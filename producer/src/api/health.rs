@@ -2,17 +2,42 @@
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpResponse, web};
-use serde_json::json;
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::Api;
 
-/// The process answers.
-pub async fn livez() -> HttpResponse {
-    HttpResponse::Ok().json(json!({"status": "ok"}))
+/// What `/livez` says.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Live {
+    status: &'static str,
 }
 
-/// Whether tasks are accepted: the store can be written and the outbox is under its cap. A broker that is away is said
-/// in the body only, since tasks are accepted and answered without it.
+/// What `/readyz` says.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Ready {
+    /// `ready`, or why not.
+    status: String,
+    /// How it stands with the broker.
+    broker: String,
+    /// Due and unfinished tasks.
+    outstanding: u64,
+}
+
+/// Whether the process answers
+#[utoipa::path(get, path = "/livez", tag = "service", responses((status = 200, description = "It does", body = Live)))]
+pub async fn livez() -> HttpResponse {
+    HttpResponse::Ok().json(Live { status: "ok" })
+}
+
+/// Whether tasks are accepted
+///
+/// They are when the store can be written and the outbox is under its cap. A broker that is away is said in the body
+/// only, since tasks are accepted and answered without it.
+#[utoipa::path(get, path = "/readyz", tag = "service", responses(
+    (status = 200, description = "They are", body = Ready),
+    (status = 503, description = "They are not, and `status` says why", body = Ready),
+))]
 pub async fn readyz(api: web::Data<Api>) -> HttpResponse {
     let outstanding = api.store.outstanding();
     let store = api.store.is_writable().await;
@@ -27,14 +52,14 @@ pub async fn readyz(api: web::Data<Api>) -> HttpResponse {
     };
     let status = if not_ready.is_none() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let broker = api.link.borrow().to_string();
-    HttpResponse::build(status).json(json!({
-        "status": not_ready.as_deref().unwrap_or("ready"),
-        "broker": broker,
-        "outstanding": outstanding,
-    }))
+    let said = not_ready.unwrap_or_else(|| "ready".to_owned());
+    HttpResponse::build(status).json(Ready { status: said, broker, outstanding })
 }
 
-/// Prometheus' text format.
+/// Figures in Prometheus' text format
+#[utoipa::path(get, path = "/metrics", tag = "service", responses(
+    (status = 200, description = "One figure a line", body = String, content_type = "text/plain"),
+))]
 pub async fn metrics(api: web::Data<Api>) -> HttpResponse {
     metrics::gauge!("errand_outstanding").set(u32::try_from(api.store.outstanding()).unwrap_or(u32::MAX));
     HttpResponse::Ok().content_type("text/plain; version=0.0.4").body(api.metrics.render())

@@ -4,6 +4,7 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use actix_web::{HttpResponse, ResponseError};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::store::StoreError;
 
@@ -11,7 +12,7 @@ use crate::store::StoreError;
 const RETRY_AFTER_S: &str = "5";
 
 /// A field that is wrong.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct FieldError {
     /// JSON pointer (RFC 6901) to it.
     pub pointer: String,
@@ -19,14 +20,17 @@ pub struct FieldError {
     pub detail: String,
 }
 
-/// An answer that is no success.
-#[derive(Debug, Clone, Serialize)]
+/// An answer that is no success, as in RFC 9457.
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Problem {
+    /// `urn:errand:problem:` and what it is, for programs.
     #[serde(rename = "type")]
     kind: String,
     title: &'static str,
     status: u16,
+    /// What happened, for people.
     detail: String,
+    /// The bad fields.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     errors: Vec<FieldError>,
 }

@@ -9,14 +9,29 @@ use protocol::timestamp::now_ms;
 use super::Api;
 use super::body::read_json;
 use super::fields::parse;
+use super::openapi::answers::{BadBody, NoStore, PROBLEM};
+use super::openapi::schemas::Submission;
 use super::problem::Problem;
-use super::view::path;
+use super::view::{TaskView, path};
 use crate::store::{NewTask, TaskRow};
 
-/// 202 with `Location` and the task as it stands.
+/// Submit a task
+///
+/// 202 says that it is on disk. It then reaches SUCCESS, FAILURE or REVOKED, whatever goes away meanwhile.
+#[utoipa::path(post, path = "/v1/tasks", tag = "tasks", request_body = Submission, responses(
+    (status = 202, description = "The task as it stands", body = TaskView,
+        headers(("Location" = String, description = "Where it is read"))),
+    (status = 409, description = "`task_id` is taken", body = Problem, content_type = PROBLEM),
+    BadBody,
+    NoStore,
+))]
 pub async fn submit(api: web::Data<Api>, request: HttpRequest, payload: Payload) -> Result<HttpResponse, Problem> {
     let body = read_json(&request, payload).await?;
     let task = parse(&body, &api.limits, now_ms())?;
+    let faults = api.argument_faults(&task);
+    if !faults.is_empty() {
+        return Err(Problem::fields(faults));
+    }
     refuse_beyond_cap(api.outbox_cap, &task, api.store.outstanding())?;
     api.store.insert(task.clone()).await?;
     metrics::counter!("errand_accepted_total").increment(1);

@@ -5,40 +5,58 @@ use protocol::state::State;
 use protocol::timestamp::{from_unix_ms, rfc3339};
 use serde::Serialize;
 use serde_json::value::RawValue;
+use utoipa::ToSchema;
 
+use super::openapi::schemas::{Any, ErrorView, StateName};
 use crate::store::{TaskRow, UnixMs};
 
-/// The JSON object of a task. Times are RFC 3339, UTC.
-#[derive(Debug, Serialize)]
+/// A task. Times are RFC 3339, UTC.
+#[derive(Debug, Serialize, ToSchema)]
 pub struct TaskView {
     task_id: String,
     task: String,
+    #[schema(value_type = StateName)]
     state: State,
+    /// Why it is not running.
     reason: Option<String>,
     queue: String,
     priority: u8,
+    #[schema(value_type = Vec<Any>)]
     args: Box<RawValue>,
+    #[schema(value_type = Object)]
     kwargs: Box<RawValue>,
+    /// The attempt, from 0.
     retries: u32,
     max_retries: u32,
+    /// `current`, `total` and `message`; or what a worker reports in a state of its own.
+    #[schema(value_type = Any)]
     progress: Option<Box<RawValue>>,
+    /// What its handler returned.
+    #[schema(value_type = Any)]
     result: Option<Box<RawValue>>,
+    /// Why it failed, or why the last attempt did.
+    #[schema(value_type = Option<ErrorView>)]
     error: Option<Box<RawValue>>,
     worker: Option<String>,
     /// The task that submitted it, null when it came over HTTP.
     parent_id: Option<String>,
     /// The first task of the family: its own id when it has no parent, as in Celery.
     root_id: String,
+    #[schema(format = DateTime)]
     created_at: Option<String>,
     /// In RETRY when the next attempt is due, else what was asked for.
+    #[schema(format = DateTime)]
     eta: Option<String>,
+    #[schema(format = DateTime)]
     expires: Option<String>,
+    #[schema(format = DateTime)]
     started_at: Option<String>,
+    #[schema(format = DateTime)]
     finished_at: Option<String>,
     links: Links,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct Links {
     #[serde(rename = "self")]
     this: String,

@@ -14,7 +14,9 @@ impl Store {
     /// The database failed.
     pub async fn task(&self, id: &str) -> Result<Option<TaskRow>, StoreError> {
         let row = sqlx::query("SELECT * FROM tasks WHERE id = ?").bind(id).fetch_optional(&self.readers).await?;
-        Ok(row.as_ref().map(task_row).transpose()?)
+        let Some(mut row) = row.as_ref().map(task_row).transpose()? else { return Ok(None) };
+        row.ahead = self.ahead(&row).await?;
+        Ok(Some(row))
     }
 }
 
@@ -35,6 +37,7 @@ fn task_row(row: &SqliteRow) -> Result<TaskRow, sqlx::Error> {
         retry_at: row.try_get("retry_at")?,
         started_at: row.try_get("started_at")?,
         finished_at: row.try_get("finished_at")?,
+        ahead: None,
     })
 }
 

@@ -2,6 +2,7 @@
 
 mod children;
 mod control;
+mod depth;
 
 use std::sync::Arc;
 

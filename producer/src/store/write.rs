@@ -7,7 +7,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard, oneshot};
 
 use super::control::Hand;
 use super::revoke::{Chunk, PurgeChunk, Revocation, Revoke};
-use super::{Child, Counted, NewTask, Published, Recorded, StoreError, UnixMs};
+use super::{Child, Counted, KeptType, NewTask, Published, Recorded, StoreError, UnixMs};
 
 /// A request and who waits for its commit.
 pub(super) enum Write {
@@ -17,6 +17,7 @@ pub(super) enum Write {
     Lost(Vec<LostNotice>, UnixMs, Done<u64>),
     Tick(UnixMs, Done<()>),
     Prune(UnixMs, Done<u64>),
+    TaskTypes(Vec<KeptType>, Done<()>),
     Probe(Done<()>),
     Revoke(Revoke, Done<Revocation>),
     Purge(PurgeChunk, Done<Chunk>),
@@ -32,9 +33,8 @@ impl Write {
         let error = error.clone();
         match self {
             Self::Insert(tasks) => tasks.into_iter().for_each(|(_, done)| drop(done.send(Err(error.clone())))),
-            Self::Published(_, done) | Self::Tick(_, done) | Self::Probe(done) | Self::Pause(_, _, done) => {
-                drop(done.send(Err(error)));
-            }
+            Self::Published(_, done) | Self::Tick(_, done) | Self::Probe(done) => drop(done.send(Err(error))),
+            Self::Pause(_, _, done) | Self::TaskTypes(_, done) => drop(done.send(Err(error))),
             Self::Replies(_, _, done) => drop(done.send(Err(error))),
             Self::Revoke(_, done) => drop(done.send(Err(error))),
             Self::Purge(_, done) => drop(done.send(Err(error))),

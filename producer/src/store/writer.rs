@@ -10,7 +10,8 @@ use tokio::sync::mpsc;
 use super::control::Control;
 use super::write::{Changes, Done, Write};
 use super::{
-    Child, Counted, Recorded, StoreError, Wake, children, control, insert, lost, relay, reports, revoke, time,
+    Child, Counted, Recorded, StoreError, Wake, children, control, insert, lost, relay, reports, revoke, task_types,
+    time,
 };
 
 /// The most requests in one commit.
@@ -135,6 +136,7 @@ async fn apply(
         Write::Replies(children, reports, done) => settle(done, record(connection, &children, &reports, changes).await),
         Write::Lost(notices, now, done) => settle(done, lost::put_back(connection, notices, now, changes).await),
         Write::Tick(now, done) => settle(done, time::tick(connection, now, changes).await),
+        Write::TaskTypes(types, done) => settle(done, task_types::keep(connection, &types).await),
         Write::Probe(done) => settle(done, time::probe(connection).await),
         Write::Revoke(revoke, done) => settle(done, revoke::revoke(connection, &revoke, control, changes).await),
         Write::Purge(chunk, done) => settle(done, revoke::purge(connection, &chunk, control, changes).await),

@@ -1,0 +1,70 @@
+//! The problems that many endpoints answer with, described once.
+
+use std::collections::BTreeMap;
+
+use utoipa::openapi::header::HeaderBuilder;
+use utoipa::openapi::schema::{ObjectBuilder, Type};
+use utoipa::openapi::{ContentBuilder, Ref, RefOr, Response, ResponseBuilder};
+use utoipa::{IntoResponses, ToSchema};
+
+use crate::api::problem::Problem;
+
+/// The media type of every answer that is no success.
+pub const PROBLEM: &str = "application/problem+json";
+
+type Responses = BTreeMap<String, RefOr<Response>>;
+
+fn problem(description: &str) -> ResponseBuilder {
+    let schema = Ref::from_schema_name(Problem::name());
+    let content = ContentBuilder::new().schema(Some(schema)).build();
+    ResponseBuilder::new().description(description).content(PROBLEM, content)
+}
+
+fn problems(described: &[(u16, &str)]) -> Responses {
+    described.iter().map(|(status, text)| (status.to_string(), problem(text).build().into())).collect()
+}
+
+/// Of an endpoint that reads a JSON body.
+pub struct BadBody;
+
+impl IntoResponses for BadBody {
+    fn responses() -> Responses {
+        problems(&[
+            (400, "The body is not JSON, or did not come whole"),
+            (408, "The body did not come in time"),
+            (413, "The body is too large"),
+            (415, "The body is of another content type, or compressed"),
+            (422, "Fields are wrong: `errors` names each by its JSON pointer"),
+        ])
+    }
+}
+
+/// Of an endpoint that reads or writes the store.
+pub struct NoStore;
+
+impl IntoResponses for NoStore {
+    fn responses() -> Responses {
+        let seconds = ObjectBuilder::new().schema_type(Type::Integer).build();
+        let after = HeaderBuilder::new().schema(seconds).description(Some("Seconds")).build();
+        let busy = problem("The store, or what it may hold, has no room just now").header("Retry-After", after);
+        [("503".to_owned(), busy.build().into())].into()
+    }
+}
+
+/// Of an endpoint of one queue.
+pub struct NoQueue;
+
+impl IntoResponses for NoQueue {
+    fn responses() -> Responses {
+        problems(&[(404, "This producer has no queue of this name")])
+    }
+}
+
+/// Of an endpoint of one task.
+pub struct NoTask;
+
+impl IntoResponses for NoTask {
+    fn responses() -> Responses {
+        problems(&[(404, "No task with this id is kept: it was never accepted, or was forgotten since")])
+    }
+}

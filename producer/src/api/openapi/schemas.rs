@@ -1,0 +1,159 @@
+//! Schemas of what is not written as a type, from the constants that it is checked with.
+
+use serde_json::{Value, json};
+use utoipa::openapi::{RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
+
+use crate::rules;
+
+/// A schema that is written as JSON. One that is none describes nothing, which a test would see.
+fn schema(json: Value) -> RefOr<Schema> {
+    serde_json::from_value(json).unwrap_or_else(|_| Schema::default().into())
+}
+
+/// The body of a submit; `api/fields.rs` reads it.
+pub struct Submission;
+
+impl ToSchema for Submission {}
+
+impl PartialSchema for Submission {
+    fn schema() -> RefOr<Schema> {
+        let limit = |text: &str| {
+            let least = rules::LEAST_SECONDS;
+            json!({"type": ["number", "null"], "minimum": least, "maximum": rules::MAX_SECONDS, "description": text})
+        };
+        let wait = json!({"type": "number", "minimum": 0, "maximum": rules::MAX_BACKOFF_S});
+        schema(json!({
+            "type": "object",
+            "description": "A task to run. A null is as good as nothing.",
+            "required": ["task"],
+            "additionalProperties": false,
+            "properties": {
+                "task": {
+                    "type": "string", "minLength": 1, "maxLength": rules::MAX_TASK_BYTES, "pattern": "^\\P{Cc}+$",
+                    "description": "Its name, at most 200 bytes",
+                },
+                "args": {"type": ["array", "null"], "items": {}, "description": "Arguments by position"},
+                "kwargs": {"type": ["object", "null"], "description": "Arguments by name"},
+                "queue": {"type": ["string", "null"], "description": "One of the producer's QUEUES"},
+                "priority": {
+                    "type": ["integer", "null"], "minimum": 0, "maximum": rules::MAX_PRIORITY,
+                    "description": "Higher goes first",
+                },
+                "countdown": {
+                    "type": ["number", "null"], "minimum": 0, "maximum": rules::MAX_SECONDS,
+                    "description": "Seconds to wait before it may run; excludes `eta`",
+                },
+                "eta": {
+                    "type": ["string", "null"], "format": "date-time", "description": "Not before; excludes `countdown`",
+                },
+                "expires": {
+                    "type": ["number", "string", "null"], "minimum": rules::LEAST_SECONDS,
+                    "maximum": rules::MAX_SECONDS, "format": "date-time",
+                    "description": "Seconds from now, or a time, after which it is REVOKED unless it has started",
+                },
+                "time_limit": limit("Seconds that an attempt may take, at most the producer's MAX_TIME_LIMIT"),
+                "soft_time_limit": limit("Seconds after which an attempt is asked to end, at most `time_limit`"),
+                "task_id": {
+                    "type": ["string", "null"], "pattern": TASK_ID, "description": "An id of one's own choice",
+                },
+                "retry": {
+                    "type": ["object", "null"],
+                    "description": "How failed attempts are retried, where it differs from the task's own way",
+                    "additionalProperties": false,
+                    "properties": {
+                        "max_retries": {"type": "integer", "minimum": 0, "maximum": rules::MAX_RETRIES},
+                        "backoff": wait,
+                        "backoff_max": wait,
+                        "jitter": {"type": "boolean"},
+                    },
+                },
+            },
+        }))
+    }
+}
+
+/// What [`rules::task_id`] accepts.
+pub const TASK_ID: &str = "^[A-Za-z0-9_-]{1,64}$";
+
+/// A task's id in a path.
+pub struct TaskId;
+
+impl ToSchema for TaskId {}
+
+impl PartialSchema for TaskId {
+    fn schema() -> RefOr<Schema> {
+        schema(json!({"type": "string", "pattern": TASK_ID}))
+    }
+}
+
+/// A queue's name in a path.
+pub struct QueueName;
+
+impl ToSchema for QueueName {}
+
+impl PartialSchema for QueueName {
+    fn schema() -> RefOr<Schema> {
+        schema(json!({"type": "string", "pattern": "^[a-z0-9_-]{1,64}$"}))
+    }
+}
+
+/// A [`protocol::heartbeat::RunningTask`].
+pub struct Runs;
+
+impl ToSchema for Runs {}
+
+impl PartialSchema for Runs {
+    fn schema() -> RefOr<Schema> {
+        schema(json!({
+            "type": "object",
+            "required": ["task_id", "retries"],
+            "properties": {
+                "task_id": {"type": "string"},
+                "retries": {"type": "integer", "minimum": 0, "description": "The attempt, from 0"},
+            },
+        }))
+    }
+}
+
+/// A state, in Celery's words.
+pub struct StateName;
+
+impl ToSchema for StateName {}
+
+impl PartialSchema for StateName {
+    fn schema() -> RefOr<Schema> {
+        let names = protocol::state::State::ALL.map(protocol::state::State::name);
+        schema(json!({"type": "string", "enum": names}))
+    }
+}
+
+/// A [`protocol::reply::ErrorInfo`].
+pub struct ErrorView;
+
+impl ToSchema for ErrorView {}
+
+impl PartialSchema for ErrorView {
+    fn schema() -> RefOr<Schema> {
+        schema(json!({
+            "type": "object",
+            "required": ["type", "message", "traceback"],
+            "properties": {
+                "type": {"type": "string", "description": "A bare name, like `TimeLimitExceeded`"},
+                "message": {"type": "string"},
+                "traceback": {"type": ["string", "null"]},
+            },
+        }))
+    }
+}
+
+/// Any JSON.
+pub struct Any;
+
+impl ToSchema for Any {}
+
+impl PartialSchema for Any {
+    fn schema() -> RefOr<Schema> {
+        schema(json!({"description": "Any JSON"}))
+    }
+}
