@@ -101,24 +101,30 @@ impl Relay {
     async fn publish(&self, due: Vec<DueTask>, stop: &CancellationToken) -> Progress {
         let verdicts = join_all(due.iter().map(|task| self.publisher.publish(self.message(task)))).await;
         let mut published = Vec::with_capacity(due.len());
-        let mut refused = None;
+        let (mut unconfirmed, mut refused) = (Vec::new(), None);
         for (task, verdict) in due.into_iter().zip(verdicts) {
             match verdict {
                 Ok(()) => published.push(Published(task.id, task.publish)),
-                Err(error) => refused = Some((task.id, error)),
+                Err(error) => {
+                    if let PublishError::Unknown(_) = error {
+                        unconfirmed.push(Published(task.id.clone(), task.publish));
+                    }
+                    refused = Some((task.id, error));
+                }
             }
         }
         metrics::counter!("errand_relay_published_total").increment(published.len() as u64);
-        self.mark(published.into(), stop).await;
+        self.mark(published.into(), true, stop).await;
+        self.mark(unconfirmed.into(), false, stop).await;
         refused.map_or(Progress::More, |(task_id, error)| self.report_refusal(&task_id, &error))
     }
 
     /// Tries for as long as it takes: reading on would publish the same rows again and again while the store fails.
-    async fn mark(&self, published: Arc<[Published]>, stop: &CancellationToken) {
+    async fn mark(&self, published: Arc<[Published]>, confirmed: bool, stop: &CancellationToken) {
         if published.is_empty() {
             return;
         }
-        while let Err(error) = self.store.mark_published(published.clone()).await {
+        while let Err(error) = self.store.mark(published.clone(), confirmed).await {
             if matches!(error, StoreError::Closed) || stop.is_cancelled() {
                 return;
             }

@@ -154,6 +154,23 @@ async fn a_suspect_ends_in_the_grace_and_its_death_in_a_shutdown_is_no_verdict()
 }
 
 #[tokio::test]
+async fn a_revoked_task_that_runs_apart_and_does_not_listen_is_killed_with_its_process() -> Result<()> {
+    let mut pair = Pair::on(broker::shared().await?).consumer_env("ENABLE_FAULT_TASKS", "true").start().await?;
+    let ids = [pair.client().accepted(&json!({"task": "hold_slot", "args": [60]})).await?];
+    make_suspects(&mut pair, &ids).await?;
+    let children = procfs::children_of(pair.consumers[0].pid())?;
+    assert_eq!(children.len(), 1, "the suspect's process");
+    let revoke = pair.client().request(reqwest::Method::POST, &format!("/v1/tasks/{}/revoke", ids[0]));
+    let start = Instant::now();
+    assert_eq!(pair.client().send(revoke).await?.status, 202);
+    let ended = pair.client().await_terminal(&ids[0], SOON).await?;
+    println!("ended {:?} after it was revoked", start.elapsed());
+    assert_eq!(state_and_error(&ended), ("REVOKED", "TaskRevokedError"), "{ended:#}");
+    assert!((9..20).contains(&start.elapsed().as_secs()) && !procfs::lives(children[0]));
+    pair.stop().await
+}
+
+#[tokio::test]
 async fn an_isolated_task_is_held_to_its_memory_and_its_cpu_time() -> Result<()> {
     let pair = Pair::on(broker::shared().await?).consumer_env("ENABLE_FAULT_TASKS", "true").start().await?;
     for (kwargs, how) in [

@@ -58,12 +58,13 @@ impl Store {
         Ok(sqlx::query_scalar(queues).fetch_all(&self.readers).await?)
     }
 
-    /// Marks tasks as handed to the broker.
+    /// Marks tasks as handed to the broker. Those that it did not confirm are only counted: they are published again, and
+    /// a revocation cannot be sure of them any more.
     ///
     /// # Errors
     /// The store failed; the tasks will be published again.
-    pub async fn mark_published(&self, published: Arc<[Published]>) -> Result<(), StoreError> {
-        self.write(|done| Write::Published(published, done)).await
+    pub async fn mark(&self, published: Arc<[Published]>, confirmed: bool) -> Result<(), StoreError> {
+        self.write(|done| Write::Published(published, confirmed, done)).await
     }
 }
 
@@ -88,10 +89,15 @@ fn due_task(row: &SqliteRow) -> Result<DueTask, sqlx::Error> {
 
 /// A report or a notice that this very publish was lost may have come first. A report has set the stage already; a notice
 /// has counted the publish, and the row is left to it.
-const MARK: &str = "UPDATE tasks SET stage = iif(tasks.stage = 'waiting', 'queued', tasks.stage), publishes = p.publish
-    FROM (SELECT value ->> 0 AS id, value ->> 1 AS publish FROM json_each(?)) AS p
+const MARK: &str = "UPDATE tasks SET stage = iif(tasks.stage = 'waiting' AND ?2, 'queued', tasks.stage),
+        publishes = p.publish
+    FROM (SELECT value ->> 0 AS id, value ->> 1 AS publish FROM json_each(?1)) AS p
     WHERE tasks.id = p.id AND tasks.stage IN ('waiting', 'queued', 'retrying') AND tasks.publishes < p.publish";
 
-pub(super) async fn mark(connection: &mut SqliteConnection, published: &[Published]) -> Result<(), sqlx::Error> {
-    sqlx::query(MARK).bind(json(&published)?).execute(connection).await.map(drop)
+pub(super) async fn mark(
+    connection: &mut SqliteConnection,
+    published: &[Published],
+    confirmed: bool,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(MARK).bind(json(&published)?).bind(confirmed).execute(connection).await.map(drop)
 }

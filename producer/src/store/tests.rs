@@ -80,7 +80,7 @@ async fn row(store: &Store, id: &str) -> TaskRow {
 }
 
 async fn publish(store: &Store, id: &str, publish: u32) {
-    store.mark_published([Published(id.to_owned(), publish)].into()).await.unwrap();
+    store.mark([Published(id.to_owned(), publish)].into(), true).await.unwrap();
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use super::{Child, Counted, KeptType, NewTask, Published, Recorded, StoreError, 
 /// A request and who waits for its commit.
 pub(super) enum Write {
     Insert(Vec<(NewTask, Done<()>)>),
-    Published(Arc<[Published]>, Done<()>),
+    Published(Arc<[Published]>, bool, Done<()>),
     Replies(Arc<[Child]>, Arc<[Recorded]>, Done<Counted>),
     Lost(Vec<LostNotice>, UnixMs, Done<u64>),
     Tick(UnixMs, Done<()>),
@@ -33,8 +33,11 @@ impl Write {
         let error = error.clone();
         match self {
             Self::Insert(tasks) => tasks.into_iter().for_each(|(_, done)| drop(done.send(Err(error.clone())))),
-            Self::Published(_, done) | Self::Tick(_, done) | Self::Probe(done) => drop(done.send(Err(error))),
-            Self::Pause(_, _, done) | Self::TaskTypes(_, done) => drop(done.send(Err(error))),
+            Self::Published(_, _, done)
+            | Self::Tick(_, done)
+            | Self::Probe(done)
+            | Self::Pause(_, _, done)
+            | Self::TaskTypes(_, done) => drop(done.send(Err(error))),
             Self::Replies(_, _, done) => drop(done.send(Err(error))),
             Self::Revoke(_, done) => drop(done.send(Err(error))),
             Self::Purge(_, done) => drop(done.send(Err(error))),

@@ -132,7 +132,9 @@ async fn apply(
             let stored = insert::insert(connection, &tasks, changes).await.map_err(StoreError::from);
             answer_inserts(waiting, stored)
         }
-        Write::Published(published, done) => settle(done, relay::mark(connection, &published).await),
+        Write::Published(published, confirmed, done) => {
+            settle(done, relay::mark(connection, &published, confirmed).await)
+        }
         Write::Replies(children, reports, done) => settle(done, record(connection, &children, &reports, changes).await),
         Write::Lost(notices, now, done) => settle(done, lost::put_back(connection, notices, now, changes).await),
         Write::Tick(now, done) => settle(done, time::tick(connection, now, changes).await),
