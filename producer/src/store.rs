@@ -3,14 +3,20 @@
 //! This module holds the nouns; SQL stands in the backend below it and nowhere else. Nothing here knows of HTTP or of
 //! the broker.
 
+mod attempts;
+mod batch;
 mod children;
 mod column;
+mod forget;
 mod insert;
+mod keys;
+mod list;
 mod lost;
 mod open;
 mod read;
 mod relay;
 mod reports;
+mod stats;
 #[cfg(test)]
 pub(crate) mod tests;
 mod time;
@@ -23,7 +29,13 @@ use protocol::retry::RetryOptions;
 use protocol::state::State;
 use serde_json::value::RawValue;
 
+pub use attempts::Attempt;
+pub use batch::Atomicity;
+pub use forget::Forgotten;
+pub use keys::{Accepted, IdempotencyKey};
+pub use list::Filter;
 pub use open::Store;
+pub use stats::Counts;
 pub use wake::Wake;
 
 /// Milliseconds since 1970, UTC.
@@ -242,6 +254,9 @@ pub enum StoreError {
     /// A task with that id exists.
     #[error("the task id is taken")]
     Taken,
+    /// Something else was submitted under that idempotency key.
+    #[error("the idempotency key was used for another submit")]
+    KeyReused,
     /// The database failed: disk full, read-only, corrupt.
     #[error("the store failed: {0}")]
     Database(std::sync::Arc<sqlx::Error>),

@@ -1,7 +1,9 @@
 //! The running pair against a real RabbitMQ node, and the testbed itself.
 
 mod apart;
+mod attempts;
 mod bad_input;
+mod batch;
 mod children;
 mod commands;
 mod compose;
@@ -12,8 +14,10 @@ mod files;
 mod flood;
 mod harness;
 mod images;
+mod keys;
 mod life;
 mod limits;
+mod list;
 mod mail;
 mod queries;
 mod routing;

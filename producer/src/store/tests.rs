@@ -1,6 +1,10 @@
 //! Tests of the store on a real database.
 
+mod attempts;
 mod children;
+mod cost;
+mod keys;
+mod list;
 
 use std::sync::Arc;
 

@@ -5,11 +5,17 @@ use std::sync::Arc;
 use protocol::lost::LostNotice;
 use tokio::sync::oneshot;
 
-use super::{Child, Counted, NewTask, Published, Recorded, StoreError, UnixMs};
+use super::{
+    Accepted, Atomicity, Child, Counted, Forgotten, IdempotencyKey, NewTask, Published, Recorded, StoreError, UnixMs,
+};
 
 /// A request and who waits for its commit.
 pub(super) enum Write {
     Insert(Vec<(NewTask, Done<()>)>),
+    Keyed(Vec<(NewTask, IdempotencyKey, Done<Accepted>)>),
+    Batch(Vec<NewTask>, Atomicity, Done<Vec<bool>>),
+    Forget(String, Done<Forgotten>),
+    PruneKeys(UnixMs, Done<u64>),
     Published(Arc<[Published]>, Done<()>),
     Replies(Arc<[Child]>, Arc<[Recorded]>, Done<Counted>),
     Lost(Vec<LostNotice>, UnixMs, Done<u64>),
@@ -29,7 +35,10 @@ impl Write {
             Self::Insert(tasks) => tasks.into_iter().for_each(|(_, done)| drop(done.send(Err(error.clone())))),
             Self::Published(_, done) | Self::Tick(_, done) | Self::Probe(done) => drop(done.send(Err(error))),
             Self::Replies(_, _, done) => drop(done.send(Err(error))),
-            Self::Lost(_, _, done) | Self::Prune(_, done) => drop(done.send(Err(error))),
+            Self::Keyed(tasks) => tasks.into_iter().for_each(|(_, _, done)| drop(done.send(Err(error.clone())))),
+            Self::Batch(_, _, done) => drop(done.send(Err(error))),
+            Self::Forget(_, done) => drop(done.send(Err(error))),
+            Self::Lost(_, _, done) | Self::Prune(_, done) | Self::PruneKeys(_, done) => drop(done.send(Err(error))),
         }
     }
 }
