@@ -3,15 +3,22 @@
 //! Nothing on the path of a submit waits for the broker.
 
 mod arguments;
+mod attempts;
+mod batch;
 mod body;
 mod catalog;
 mod depth;
 mod fields;
+mod forget;
 mod health;
+mod idempotency;
+mod list;
 mod openapi;
 mod pause;
 mod problem;
+mod query;
 mod revoke;
+mod stats;
 mod submit;
 mod task;
 mod view;
@@ -93,8 +100,6 @@ fn routes(config: &mut web::ServiceConfig) {
     let other =
         |allowed| web::to(move |request: HttpRequest| std::future::ready(method_not_allowed(&request, allowed)));
     config
-        .service(web::resource("/v1/tasks").route(web::post().to(submit::submit)).default_service(other("POST")))
-        .service(web::resource("/v1/tasks/{id}").route(get().to(task::task)).default_service(other(READ)))
         .service(
             web::resource("/v1/tasks/{id}/revoke").route(web::post().to(revoke::revoke)).default_service(other("POST")),
         )
@@ -107,6 +112,24 @@ fn routes(config: &mut web::ServiceConfig) {
         .service(
             web::resource("/v1/queues/{q}/purge").route(web::post().to(pause::purge)).default_service(other("POST")),
         )
+        .service(
+            web::resource("/v1/tasks")
+                .route(web::post().to(submit::submit))
+                .route(get().to(list::list))
+                .default_service(other("GET, HEAD, POST")),
+        )
+        .service(
+            // One resource, since a client may have chosen `batch` as an id.
+            web::resource("/v1/tasks/{id}")
+                .route(web::post().guard(guard::fn_guard(batch::is_batch)).to(batch::batch))
+                .route(get().to(task::task))
+                .route(web::delete().to(forget::forget))
+                .default_service(other("GET, HEAD, DELETE")),
+        )
+        .service(
+            web::resource("/v1/tasks/{id}/attempts").route(get().to(attempts::attempts)).default_service(other(READ)),
+        )
+        .service(web::resource("/v1/stats").route(get().to(stats::stats)).default_service(other(READ)))
         .service(web::resource("/livez").route(get().to(health::livez)).default_service(other(READ)))
         .service(web::resource("/readyz").route(get().to(health::readyz)).default_service(other(READ)))
         .service(web::resource("/metrics").route(get().to(health::metrics)).default_service(other(READ)))

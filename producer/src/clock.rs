@@ -46,7 +46,7 @@ async fn beat(
     }
     if Instant::now() >= *prune_at {
         let ttl = i64::try_from(result_ttl.as_millis()).unwrap_or(i64::MAX);
-        let pruned = store.prune(now.saturating_sub(ttl)).await?;
+        let pruned = store.prune(now.saturating_sub(ttl)).await? + store.prune_keys(now).await?;
         *prune_at = if pruned > 0 { Instant::now() } else { Instant::now() + prune_every };
     }
     let until = |at: i64| Duration::from_millis(u64::try_from(at - now_ms()).unwrap_or(0));

@@ -3,17 +3,23 @@
 //! This module holds the nouns; SQL stands in the backend below it and nowhere else. Nothing here knows of HTTP or of
 //! the broker.
 
+mod attempts;
+mod batch;
 mod children;
 mod column;
 mod control;
 mod depth;
+mod forget;
 mod insert;
+mod keys;
+mod list;
 mod lost;
 mod open;
 mod read;
 mod relay;
 mod reports;
 mod revoke;
+mod stats;
 mod task_types;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -27,9 +33,15 @@ use protocol::retry::RetryOptions;
 use protocol::state::State;
 use serde_json::value::RawValue;
 
+pub use attempts::Attempt;
+pub use batch::Atomicity;
 pub use depth::MAX_AHEAD;
+pub use forget::Forgotten;
+pub use keys::{Accepted, IdempotencyKey};
+pub use list::Filter;
 pub use open::Store;
 pub use revoke::Revocation;
+pub use stats::Counts;
 pub use task_types::KeptType;
 pub use wake::Wake;
 
@@ -255,6 +267,9 @@ pub enum StoreError {
     /// A task with that id exists.
     #[error("the task id is taken")]
     Taken,
+    /// Something else was submitted under that idempotency key.
+    #[error("the idempotency key was used for another submit")]
+    KeyReused,
     /// The database failed: disk full, read-only, corrupt.
     #[error("the store failed: {0}")]
     Database(std::sync::Arc<sqlx::Error>),

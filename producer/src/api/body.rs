@@ -22,19 +22,45 @@ const DEADLINE: Duration = Duration::from_secs(10);
 /// # Errors
 /// 415 for another content type or any content encoding, 413 above the bound, 408 when it does not come in time.
 pub async fn read_json(request: &HttpRequest, payload: Payload) -> Result<BytesMut, Problem> {
-    if let Some(problem) = refuse_by_head(request) {
-        // Whatever becomes of the rest, the answer is this one.
-        let _ = read(payload, 0).await;
-        return Err(problem);
-    }
-    read(payload, MAX_BYTES).await
+    read_body(request, payload, &SUBMIT).await
 }
 
-fn refuse_by_head(request: &HttpRequest) -> Option<Problem> {
+/// What a body may be.
+pub struct Bounds {
+    /// Media types.
+    pub types: &'static [&'static str],
+    /// Its size.
+    pub bytes: usize,
+    /// How long it may take to come.
+    pub time: Duration,
+}
+
+const SUBMIT: Bounds = Bounds { types: &["application/json"], bytes: MAX_BYTES, time: DEADLINE };
+
+/// The body's bytes, within bounds.
+///
+/// # Errors
+/// As of [`read_json`].
+pub async fn read_body(request: &HttpRequest, payload: Payload, bounds: &Bounds) -> Result<BytesMut, Problem> {
+    if let Some(problem) = refuse_by_head(request, bounds) {
+        // Whatever becomes of the rest, the answer is this one.
+        let _ = read(payload, 0, DEADLINE).await;
+        return Err(problem);
+    }
+    read(payload, bounds.bytes, bounds.time).await
+}
+
+/// The content type without its parameters.
+pub fn media_type(request: &HttpRequest) -> &str {
+    let header = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    header.split(';').next().unwrap_or_default().trim()
+}
+
+fn refuse_by_head(request: &HttpRequest, bounds: &Bounds) -> Option<Problem> {
     let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let media_type = header(CONTENT_TYPE).split(';').next().unwrap_or_default().trim();
-    if !media_type.eq_ignore_ascii_case("application/json") {
-        let detail = format!("the content type must be application/json, not {media_type:?}");
+    let media_type = media_type(request);
+    if !bounds.types.iter().any(|known| media_type.eq_ignore_ascii_case(known)) {
+        let detail = format!("the content type must be {}, not {media_type:?}", bounds.types.join(" or "));
         return Some(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", detail));
     }
     let encoding = header(CONTENT_ENCODING).trim();
@@ -43,10 +69,10 @@ fn refuse_by_head(request: &HttpRequest) -> Option<Problem> {
         return Some(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-content-encoding", detail));
     }
     let length = header(actix_web::http::header::CONTENT_LENGTH).parse::<usize>().unwrap_or(0);
-    (length > MAX_BYTES).then(too_large)
+    (length > bounds.bytes).then(|| too_large(bounds.bytes))
 }
 
-async fn read(mut payload: Payload, limit: usize) -> Result<BytesMut, Problem> {
+async fn read(mut payload: Payload, limit: usize, deadline: Duration) -> Result<BytesMut, Problem> {
     let all = async {
         let mut body = BytesMut::new();
         let mut received = 0;
@@ -66,15 +92,15 @@ async fn read(mut payload: Payload, limit: usize) -> Result<BytesMut, Problem> {
                 body.extend_from_slice(&chunk);
             }
         }
-        if received > limit { Err(too_large()) } else { Ok(body) }
+        if received > limit { Err(too_large(limit)) } else { Ok(body) }
     };
-    timeout(DEADLINE, all).await.unwrap_or_else(|_| {
-        let detail = format!("the body did not come within {} s", DEADLINE.as_secs());
+    timeout(deadline, all).await.unwrap_or_else(|_| {
+        let detail = format!("the body did not come within {} s", deadline.as_secs());
         Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "body-too-slow", detail))
     })
 }
 
-fn too_large() -> Problem {
-    let detail = format!("the body is larger than {MAX_BYTES} bytes");
+fn too_large(limit: usize) -> Problem {
+    let detail = format!("the body is larger than {limit} bytes");
     Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", detail)
 }

@@ -23,18 +23,26 @@ pub fn parse(body: &[u8], limits: &Limits, now: UnixMs) -> Result<NewTask, Probl
     };
     // Checked as a whole first, without recursion: deep nesting must not look like bad syntax, nor overflow the stack.
     let raw: &RawValue = serde_json::from_slice(body).map_err(not_json)?;
+    check(raw, limits, now).map_err(Problem::fields)
+}
+
+/// Checks what should be a task.
+///
+/// # Errors
+/// All of its bad fields.
+pub fn check(raw: &RawValue, limits: &Limits, now: UnixMs) -> Result<NewTask, Vec<FieldError>> {
     let Ok(Members(members)) = serde_json::from_str::<Members<'_>>(raw.get()) else {
         let detail = "must be a JSON object".to_owned();
-        return Err(Problem::fields(vec![FieldError { pointer: String::new(), detail }]));
+        return Err(vec![FieldError { pointer: String::new(), detail }]);
     };
     let mut fields = Fields { members, errors: Vec::new(), now };
     let task = fields.task(limits);
     fields.refuse_unknown();
-    if fields.errors.is_empty() { Ok(task) } else { Err(Problem::fields(fields.errors)) }
+    if fields.errors.is_empty() { Ok(task) } else { Err(fields.errors) }
 }
 
 /// The members of an object in their order, duplicates kept.
-struct Members<'a>(Vec<(String, &'a RawValue)>);
+pub struct Members<'a>(pub Vec<(String, &'a RawValue)>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

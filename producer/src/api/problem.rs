@@ -20,6 +20,15 @@ pub struct FieldError {
     pub detail: String,
 }
 
+/// A parameter of the query that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct ParameterError {
+    /// Its name.
+    pub parameter: String,
+    /// What is wrong with it.
+    pub detail: String,
+}
+
 /// An answer that is no success, as in RFC 9457.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Problem {
@@ -33,6 +42,9 @@ pub struct Problem {
     /// The bad fields.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     errors: Vec<FieldError>,
+    /// The bad parameters of the query.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    parameters: Vec<ParameterError>,
 }
 
 impl Problem {
@@ -44,6 +56,7 @@ impl Problem {
             status: status.as_u16(),
             detail: detail.into(),
             errors: Vec::new(),
+            parameters: Vec::new(),
         }
     }
 
@@ -52,6 +65,23 @@ impl Problem {
         let named: Vec<&str> = errors.iter().map(|error| error.pointer.as_str()).collect();
         let detail = format!("not a task: see {}", named.join(", "));
         Self { errors, ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid-task", detail) }
+    }
+
+    /// 422 with every bad field of a batch, of which nothing was stored.
+    pub fn batch(errors: Vec<FieldError>, detail: impl Into<String>) -> Self {
+        Self { errors, ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid-batch", detail) }
+    }
+
+    /// 400 with every bad parameter of the query.
+    pub fn parameters(parameters: Vec<ParameterError>) -> Self {
+        let named: Vec<&str> = parameters.iter().map(|bad| bad.parameter.as_str()).collect();
+        let detail = format!("the query cannot be used: see {}", named.join(", "));
+        Self { parameters, ..Self::new(StatusCode::BAD_REQUEST, "invalid-parameters", detail) }
+    }
+
+    /// 404 for an id that was never accepted or whose result has expired.
+    pub fn unknown_task() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "unknown-task", "no task with this id is kept")
     }
 }
 
@@ -88,6 +118,11 @@ impl From<StoreError> for Problem {
                 }],
                 ..Self::new(StatusCode::CONFLICT, "task-id-taken", "a task with this id exists")
             },
+            StoreError::KeyReused => Self::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "idempotency-key-reused",
+                "something else was submitted under this Idempotency-Key; nothing was accepted",
+            ),
             StoreError::Database(_) | StoreError::Slow | StoreError::Closed => {
                 tracing::error!(%error, "a request failed at the store");
                 let detail = "the store does not take or give tasks just now";

@@ -6,13 +6,13 @@ use actix_web::web::Payload;
 use actix_web::{HttpRequest, HttpResponse, web};
 use protocol::timestamp::now_ms;
 
-use super::Api;
 use super::body::read_json;
 use super::fields::parse;
 use super::openapi::answers::{BadBody, NoStore, PROBLEM};
 use super::openapi::schemas::Submission;
 use super::problem::Problem;
 use super::view::{TaskView, path};
+use super::{Api, idempotency};
 use crate::store::{NewTask, TaskRow};
 
 /// Submit a task
@@ -28,22 +28,41 @@ use crate::store::{NewTask, TaskRow};
 pub async fn submit(api: web::Data<Api>, request: HttpRequest, payload: Payload) -> Result<HttpResponse, Problem> {
     let body = read_json(&request, payload).await?;
     let task = parse(&body, &api.limits, now_ms())?;
-    let faults = api.argument_faults(&task);
-    if !faults.is_empty() {
-        return Err(Problem::fields(faults));
+    let key = idempotency::key(&request, &body)?;
+    let (row, is_replay) = match key {
+        Some(key) => idempotency::accept(&api, task, key).await?,
+        None => (accept(&api, task).await?, false),
+    };
+    let mut answer = HttpResponse::Accepted();
+    answer.insert_header((LOCATION, path(&row.accepted.id)));
+    if is_replay {
+        answer.insert_header((idempotency::REPLAYED, "true"));
     }
-    refuse_beyond_cap(api.outbox_cap, &task, api.store.outstanding())?;
+    Ok(answer.json(api.view(&row)))
+}
+
+async fn accept(api: &Api, task: NewTask) -> Result<TaskRow, Problem> {
+    refuse_arguments(api, &task)?;
+    refuse_beyond_cap(api, std::slice::from_ref(&task))?;
     api.store.insert(task.clone()).await?;
     metrics::counter!("errand_accepted_total").increment(1);
-    let row = TaskRow::from(task);
-    Ok(HttpResponse::Accepted().insert_header((LOCATION, path(&row.accepted.id))).json(api.view(&row)))
+    Ok(TaskRow::from(task))
+}
+
+/// What no living worker would take.
+pub fn refuse_arguments(api: &Api, task: &NewTask) -> Result<(), Problem> {
+    let faults = api.argument_faults(task);
+    if faults.is_empty() { Ok(()) } else { Err(Problem::fields(faults)) }
 }
 
 /// Tasks that are not due yet do not count, or a calendar of reminders would stop everything else.
-fn refuse_beyond_cap(outbox_cap: u64, task: &NewTask, outstanding: u64) -> Result<(), Problem> {
-    if task.is_scheduled() || outstanding < outbox_cap {
+pub fn refuse_beyond_cap(api: &Api, tasks: &[NewTask]) -> Result<(), Problem> {
+    let due = tasks.iter().filter(|task| !task.is_scheduled()).count() as u64;
+    let outstanding = api.store.outstanding();
+    if due == 0 || outstanding.saturating_add(due) <= api.outbox_cap {
         return Ok(());
     }
-    let detail = format!("{outstanding} tasks are unfinished, as many as this producer keeps; nothing was accepted");
+    let cap = api.outbox_cap;
+    let detail = format!("{outstanding} tasks are unfinished and {cap} may be; nothing was accepted");
     Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "outbox-full", detail))
 }

@@ -1,6 +1,5 @@
 //! `GET /v1/tasks/{id}`: the task as it stands, in every state.
 
-use actix_web::http::StatusCode;
 use actix_web::{HttpResponse, web};
 
 use super::Api;
@@ -17,11 +16,6 @@ use super::view::TaskView;
 pub async fn task(api: web::Data<Api>, id: web::Path<String>) -> Result<HttpResponse, Problem> {
     match api.store.task(&id).await? {
         Some(row) => Ok(HttpResponse::Ok().json(api.view(&row))),
-        None => Err(unknown()),
+        None => Err(Problem::unknown_task()),
     }
-}
-
-/// 404.
-pub(super) fn unknown() -> Problem {
-    Problem::new(StatusCode::NOT_FOUND, "unknown-task", "no task with this id is kept")
 }

@@ -99,7 +99,8 @@ pub fn path(id: &str) -> String {
     format!("/v1/tasks/{id}")
 }
 
-fn time(at: Option<UnixMs>) -> Option<String> {
+/// A time as the API shows it.
+pub fn time(at: Option<UnixMs>) -> Option<String> {
     at.and_then(from_unix_ms).map(rfc3339)
 }
 

@@ -5,7 +5,7 @@ use protocol::reply::{ErrorInfo, Reply, Report};
 use sqlx::{Row, SqliteConnection};
 
 use super::write::{Changes, Write};
-use super::{MAX_LOST, Recorded, Store, StoreError, UnixMs, reports};
+use super::{MAX_LOST, Recorded, Store, StoreError, UnixMs, attempts, reports};
 
 /// How long a task waits after it was lost for the first and the second time, ms: long enough for a missing binding to be
 /// declared again or a crashing worker to be replaced.
@@ -59,6 +59,7 @@ pub(super) async fn put_back(
             .await?;
         let Some(row) = lost else { continue };
         counted += 1;
+        attempts::lost(connection, &notice.task_id, now).await?;
         changes.clock = true;
         changes.relay = true;
         let revoked: Option<String> = row.try_get("revoked")?;

@@ -20,7 +20,7 @@ impl Store {
     }
 }
 
-fn task_row(row: &SqliteRow) -> Result<TaskRow, sqlx::Error> {
+pub(super) fn task_row(row: &SqliteRow) -> Result<TaskRow, sqlx::Error> {
     let state: &str = row.try_get("state")?;
     Ok(TaskRow {
         accepted: accepted(row)?,

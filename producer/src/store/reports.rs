@@ -12,7 +12,7 @@ use sqlx::SqliteConnection;
 
 use super::column::json;
 use super::write::{Changes, Write};
-use super::{Child, Counted, Recorded, Stage, Store, StoreError, UnixMs};
+use super::{Child, Counted, Recorded, Stage, Store, StoreError, UnixMs, attempts};
 
 impl Store {
     /// Takes in children and then records reports, in one commit, so that no parent is seen to have ended before its
@@ -43,6 +43,8 @@ struct Row<'a> {
     retry_at: Option<UnixMs>,
     started_at: Option<UnixMs>,
     finished_at: Option<UnixMs>,
+    #[serde(skip)]
+    at: UnixMs,
 }
 
 /// Progress, or what a worker reports in a state of its own.
@@ -58,7 +60,11 @@ enum ProgressColumn<'a> {
 ///
 /// A row that was put back as lost stays with the clock or the relay until it has ended: the copy that reported may be
 /// the one that was lost.
-const RECORD: &str = "UPDATE tasks SET state = r.state, rank = r.rank,
+///
+/// A macro, since one statement is the other with an end to it.
+macro_rules! record {
+    () => {
+        "UPDATE tasks SET state = r.state, rank = r.rank,
         stage = iif(r.terminal OR tasks.lost = 0 OR tasks.stage IN ('queued', 'retrying'), r.stage, tasks.stage),
         retries = max(coalesce(r.retries, tasks.retries), tasks.retries), report_seq = coalesce(r.seq, tasks.report_seq + 1),
         worker = coalesce(r.worker, tasks.worker),
@@ -74,7 +80,12 @@ const RECORD: &str = "UPDATE tasks SET state = r.state, rank = r.rank,
         FROM json_each(?)) AS r
     WHERE tasks.id = r.id AND tasks.finished_at IS NULL AND (r.terminal
         OR (coalesce(r.retries, tasks.retries), r.rank, coalesce(r.seq, tasks.report_seq + 1))
-            > (tasks.retries, tasks.rank, tasks.report_seq))";
+            > (tasks.retries, tasks.rank, tasks.report_seq))"
+    };
+}
+
+const RECORD: &str = record!();
+const RECORD_AND_NAME: &str = concat!(record!(), " RETURNING tasks.id");
 
 /// Records the reports in rounds of at most one a task: one statement takes an arbitrary one of several matches.
 pub(super) async fn record(
@@ -85,11 +96,13 @@ pub(super) async fn record(
     let mut counted = 0;
     for round in rounds(reports) {
         let (ended, open): (Vec<Row<'_>>, Vec<Row<'_>>) = round.into_iter().partition(|row| row.terminal);
+        let (retried, open): (Vec<Row<'_>>, Vec<Row<'_>>) = open.into_iter().partition(|row| row.state == State::Retry);
         counted += update(connection, &open).await?;
+        counted += retry(connection, &retried).await?;
         let finished = update(connection, &ended).await?;
         counted += finished;
         changes.outstanding -= i64::try_from(finished).unwrap_or(i64::MAX);
-        changes.relay |= finished > 0 || open.iter().any(|row| row.state == State::Retry);
+        changes.relay |= finished > 0 || !retried.is_empty();
     }
     Ok(counted)
 }
@@ -99,6 +112,19 @@ async fn update(connection: &mut SqliteConnection, rows: &[Row<'_>]) -> Result<u
         return Ok(0);
     }
     Ok(sqlx::query(RECORD).bind(json(&rows)?).execute(connection).await?.rows_affected())
+}
+
+/// Of what counted the attempts are kept.
+async fn retry(connection: &mut SqliteConnection, rows: &[Row<'_>]) -> Result<u64, sqlx::Error> {
+    if rows.is_empty() {
+        return Ok(0);
+    }
+    let ids: Vec<String> = sqlx::query_scalar(RECORD_AND_NAME).bind(json(&rows)?).fetch_all(&mut *connection).await?;
+    let ends: HashMap<&str, UnixMs> = rows.iter().map(|row| (row.id, row.at)).collect();
+    let counted = ids.len() as u64;
+    let ended: Vec<(&str, UnixMs)> = ids.iter().map(|id| (id.as_str(), ends[id.as_str()])).collect();
+    attempts::retried(connection, &ended).await?;
+    Ok(counted)
 }
 
 fn rounds(reports: &[Recorded]) -> Vec<Vec<Row<'_>>> {
@@ -135,6 +161,7 @@ fn row(Recorded { reply, at }: &Recorded) -> Row<'_> {
         retry_at: None,
         started_at: reply.started_at.map(unix_ms).or(starts.then_some(*at)),
         finished_at: terminal.then_some(*at),
+        at: *at,
     };
     match &reply.report {
         Report::Started => {}

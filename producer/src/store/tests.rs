@@ -1,8 +1,12 @@
 //! Tests of the store on a real database.
 
+mod attempts;
 mod children;
 mod control;
+mod cost;
 mod depth;
+mod keys;
+mod list;
 
 use std::sync::Arc;
 

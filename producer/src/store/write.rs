@@ -7,11 +7,18 @@ use tokio::sync::{Mutex, OwnedMutexGuard, oneshot};
 
 use super::control::Hand;
 use super::revoke::{Chunk, PurgeChunk, Revocation, Revoke};
-use super::{Child, Counted, KeptType, NewTask, Published, Recorded, StoreError, UnixMs};
+use super::{
+    Accepted, Atomicity, Child, Counted, Forgotten, IdempotencyKey, KeptType, NewTask, Published, Recorded, StoreError,
+    UnixMs,
+};
 
 /// A request and who waits for its commit.
 pub(super) enum Write {
     Insert(Vec<(NewTask, Done<()>)>),
+    Keyed(Vec<(NewTask, IdempotencyKey, Done<Accepted>)>),
+    Batch(Vec<NewTask>, Atomicity, Done<Vec<bool>>),
+    Forget(String, Done<Forgotten>),
+    PruneKeys(UnixMs, Done<u64>),
     Published(Arc<[Published]>, bool, Done<()>),
     Replies(Arc<[Child]>, Arc<[Recorded]>, Done<Counted>),
     Lost(Vec<LostNotice>, UnixMs, Done<u64>),
@@ -41,7 +48,10 @@ impl Write {
             Self::Replies(_, _, done) => drop(done.send(Err(error))),
             Self::Revoke(_, done) => drop(done.send(Err(error))),
             Self::Purge(_, done) => drop(done.send(Err(error))),
-            Self::Lost(_, _, done) | Self::Prune(_, done) => drop(done.send(Err(error))),
+            Self::Keyed(tasks) => tasks.into_iter().for_each(|(_, _, done)| drop(done.send(Err(error.clone())))),
+            Self::Batch(_, _, done) => drop(done.send(Err(error))),
+            Self::Forget(_, done) => drop(done.send(Err(error))),
+            Self::Lost(_, _, done) | Self::Prune(_, done) | Self::PruneKeys(_, done) => drop(done.send(Err(error))),
         }
     }
 }

@@ -10,8 +10,8 @@ use tokio::sync::mpsc;
 use super::control::Control;
 use super::write::{Changes, Done, Write};
 use super::{
-    Child, Counted, Recorded, StoreError, Wake, children, control, insert, lost, relay, reports, revoke, task_types,
-    time,
+    Accepted, Child, Counted, Recorded, StoreError, Wake, batch, children, control, forget, insert, keys, lost, relay,
+    reports, revoke, task_types, time,
 };
 
 /// The most requests in one commit.
@@ -103,15 +103,19 @@ impl Writer {
     }
 }
 
-/// All tasks of the group become one statement, ahead of the rest.
+/// All tasks of the group become one statement, those with keys another, ahead of the rest.
 fn merge_inserts(group: Vec<Write>) -> Vec<Write> {
-    let mut tasks = Vec::new();
+    let (mut tasks, mut keyed) = (Vec::new(), Vec::new());
     let mut merged = Vec::new();
     for write in group {
         match write {
             Write::Insert(some) => tasks.extend(some),
+            Write::Keyed(some) => keyed.extend(some),
             other => merged.push(other),
         }
+    }
+    if !keyed.is_empty() {
+        merged.insert(0, Write::Keyed(keyed));
     }
     if !tasks.is_empty() {
         merged.insert(0, Write::Insert(tasks));
@@ -135,6 +139,16 @@ async fn apply(
         Write::Published(published, confirmed, done) => {
             settle(done, relay::mark(connection, &published, confirmed).await)
         }
+        Write::Keyed(submits) => {
+            let (submits, waiting): (Vec<_>, Vec<_>) =
+                submits.into_iter().map(|(task, key, done)| ((task, key), done)).unzip();
+            answer_keyed(waiting, keys::accept(connection, submits, changes).await.map_err(StoreError::from))
+        }
+        Write::Batch(tasks, atomicity, done) => {
+            settle(done, batch::insert(connection, &tasks, atomicity, changes).await)
+        }
+        Write::Forget(id, done) => settle(done, forget::forget(connection, &id).await),
+        Write::PruneKeys(now, done) => settle(done, keys::prune(connection, now).await),
         Write::Replies(children, reports, done) => settle(done, record(connection, &children, &reports, changes).await),
         Write::Lost(notices, now, done) => settle(done, lost::put_back(connection, notices, now, changes).await),
         Write::Tick(now, done) => settle(done, time::tick(connection, now, changes).await),
@@ -176,6 +190,22 @@ fn answer_inserts(waiting: Vec<Done<()>>, stored: Result<Vec<bool>, StoreError>)
             let taken = stored.as_ref().is_ok_and(|stored| !stored[place]);
             let own = if taken { Err(StoreError::Taken) } else { Ok(()) };
             let _ = done.send(committed.clone().and(own));
+        }
+    };
+    (Box::new(answer), verdict)
+}
+
+/// A key that stands for another submit, or a taken id, refuses its own submit only.
+fn answer_keyed(
+    waiting: Vec<Done<Accepted>>,
+    verdicts: Result<Vec<Result<Accepted, StoreError>>, StoreError>,
+) -> (Answer, Result<(), StoreError>) {
+    let verdict = verdicts.as_ref().map(drop).map_err(Clone::clone);
+    let answer = move |committed: Result<(), StoreError>| {
+        let own = verdicts.unwrap_or_default().into_iter().map(Some).chain(std::iter::repeat_with(|| None));
+        for (done, own) in waiting.into_iter().zip(own) {
+            // Without a verdict of its own nothing was committed.
+            let _ = done.send(committed.clone().and(own.unwrap_or(Err(StoreError::Closed))));
         }
     };
     (Box::new(answer), verdict)

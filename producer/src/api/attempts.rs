@@ -1,0 +1,77 @@
+//! `GET /v1/tasks/{id}/attempts`: what each attempt of a task came to.
+
+use actix_web::{HttpResponse, web};
+use protocol::state::State;
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use super::Api;
+use super::problem::Problem;
+use super::view::time;
+use crate::store::Attempt;
+
+/// The attempts of a task.
+#[derive(Debug, Serialize)]
+pub struct AttemptList {
+    /// The latest 50, oldest first; the last one may be running.
+    attempts: Vec<AttemptView>,
+}
+
+/// One attempt. Times are RFC 3339, UTC.
+#[derive(Debug, Serialize)]
+pub struct AttemptView {
+    /// From 0. One that the broker lost comes again under its number.
+    attempt: u32,
+    worker: Option<String>,
+    started_at: Option<String>,
+    /// Null while it runs.
+    ended_at: Option<String>,
+    state: AttemptState,
+    error: Option<Box<RawValue>>,
+    /// When the next attempt was due.
+    retry_at: Option<String>,
+}
+
+/// How an attempt stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum AttemptState {
+    /// It runs.
+    Started,
+    /// It failed and another one follows.
+    Retry,
+    /// It ended the task.
+    Success,
+    /// It ended the task.
+    Failure,
+    /// It was revoked, with its task.
+    Revoked,
+    /// The broker gave its message back, and nobody knows how far it came.
+    Lost,
+}
+
+/// 200 with the attempts, none of a task that was never started; 404 for one that is not kept.
+pub async fn attempts(api: web::Data<Api>, id: web::Path<String>) -> Result<HttpResponse, Problem> {
+    let attempts = api.store.attempts(&id).await?.ok_or_else(Problem::unknown_task)?;
+    let attempts = attempts.into_iter().map(view).collect();
+    Ok(HttpResponse::Ok().json(AttemptList { attempts }))
+}
+
+fn view(attempt: Attempt) -> AttemptView {
+    AttemptView {
+        attempt: attempt.number,
+        worker: attempt.worker,
+        started_at: time(attempt.started_at),
+        ended_at: time(attempt.ended_at),
+        state: match attempt.state {
+            Some(State::Pending | State::Started) => AttemptState::Started,
+            Some(State::Retry) => AttemptState::Retry,
+            Some(State::Success) => AttemptState::Success,
+            Some(State::Failure) => AttemptState::Failure,
+            Some(State::Revoked) => AttemptState::Revoked,
+            None => AttemptState::Lost,
+        },
+        error: attempt.error,
+        retry_at: time(attempt.retry_at),
+    }
+}

@@ -1,0 +1,149 @@
+//! `POST /v1/tasks/batch`: many tasks in one commit, as a JSON array or one a line. All are accepted or none, or with
+//! `?partial=true` those that can be.
+
+mod tasks;
+
+use std::time::Duration;
+
+use actix_web::guard::GuardContext;
+use actix_web::http::StatusCode;
+use actix_web::web::{BytesMut, Payload};
+use actix_web::{HttpRequest, HttpResponse, web};
+use protocol::timestamp::now_ms;
+use serde::Serialize;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::timeout;
+
+use self::tasks::{Checked, Format, MAX_TASKS};
+use super::Api;
+use super::body::{Bounds, media_type, read_body};
+use super::idempotency::refuse_key;
+use super::problem::{FieldError, Problem};
+use super::query::Parameters;
+use super::submit::refuse_beyond_cap;
+use super::view::TaskView;
+use crate::store::{Atomicity, TaskRow};
+
+const NDJSON: &str = "application/x-ndjson";
+const BOUNDS: Bounds =
+    Bounds { types: &["application/json", NDJSON], bytes: 8 * 1024 * 1024, time: Duration::from_secs(30) };
+/// Batches in memory at once, each with its body, its tasks and its answer.
+static ROOM: Semaphore = Semaphore::const_new(16);
+const ROOM_DEADLINE: Duration = Duration::from_secs(10);
+
+/// The answer when all were accepted.
+#[derive(Debug, Serialize)]
+pub struct BatchAccepted {
+    /// In the order in which they were sent.
+    tasks: Vec<TaskView>,
+}
+
+/// The answer to `?partial=true`.
+#[derive(Debug, Serialize)]
+pub struct BatchPartial {
+    accepted: Vec<AcceptedTask>,
+    rejected: Vec<RejectedTask>,
+}
+
+/// A task of the batch that was accepted.
+#[derive(Debug, Serialize)]
+pub struct AcceptedTask {
+    /// Its place in the batch, from 0.
+    index: usize,
+    task: TaskView,
+}
+
+/// A task of the batch that was not accepted.
+#[derive(Debug, Serialize)]
+pub struct RejectedTask {
+    /// Its place in the batch, from 0.
+    index: usize,
+    /// Their pointers begin with the place.
+    errors: Vec<FieldError>,
+}
+
+/// Whether the path is the batches' own.
+pub fn is_batch(context: &GuardContext<'_>) -> bool {
+    context.head().uri.path() == "/v1/tasks/batch"
+}
+
+/// 202 with the tasks; 422 with every bad one, and then none is stored.
+pub async fn batch(api: web::Data<Api>, request: HttpRequest, payload: Payload) -> Result<HttpResponse, Problem> {
+    let atomicity = atomicity(request.query_string())?;
+    refuse_key(&request)?;
+    let _room = room().await?;
+    let body = read_body(&request, payload, &BOUNDS).await?;
+    let format = if media_type(&request).eq_ignore_ascii_case(NDJSON) { Format::Lines } else { Format::Array };
+    let mut checked = check(api.clone(), body, format).await?;
+    if atomicity == Atomicity::All {
+        checked.refuse_any()?;
+    }
+    refuse_beyond_cap(&api, &checked.tasks)?;
+    let is_stored = api.store.insert_batch(checked.tasks.clone(), atomicity).await?;
+    checked.reject_taken(&is_stored);
+    if atomicity == Atomicity::All {
+        checked.refuse_any()?;
+    }
+    metrics::counter!("errand_accepted_total").increment(checked.tasks.len() as u64);
+    let views = checked.tasks.into_iter().map(|task| api.view(&TaskRow::from(task)));
+    Ok(if atomicity == Atomicity::All {
+        HttpResponse::Accepted().json(BatchAccepted { tasks: views.collect() })
+    } else {
+        let accepted = views.zip(checked.places).map(|(task, index)| AcceptedTask { index, task }).collect();
+        let rejected = checked.rejected.into_iter().map(|(index, errors)| RejectedTask { index, errors }).collect();
+        HttpResponse::Accepted().json(BatchPartial { accepted, rejected })
+    })
+}
+
+fn atomicity(query: &str) -> Result<Atomicity, Problem> {
+    let mut query = Parameters::read(query)?;
+    let partial = query.one("partial", |value| match value {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        _ => Err("must be true or false".to_owned()),
+    });
+    query.end()?;
+    Ok(if partial == Some(true) { Atomicity::Each } else { Atomicity::All })
+}
+
+/// The body is not read from the connection while it waits.
+async fn room() -> Result<SemaphorePermit<'static>, Problem> {
+    if let Ok(Ok(room)) = timeout(ROOM_DEADLINE, ROOM.acquire()).await {
+        return Ok(room);
+    }
+    let detail = "too many batches are being taken in; nothing was accepted";
+    Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "batches-busy", detail))
+}
+
+/// On a thread of its own: a thousand tasks would hold up every other request of this one.
+async fn check(api: web::Data<Api>, body: BytesMut, format: Format) -> Result<Checked, Problem> {
+    let checked = web::block(move || {
+        let mut checked = tasks::check(&body, format, &api.limits, now_ms())?;
+        checked.reject_arguments(|task| api.argument_faults(task));
+        Ok(checked)
+    });
+    let checked = checked.await;
+    checked.unwrap_or_else(|_| {
+        let detail = "the batch could not be checked; nothing was accepted";
+        Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "batches-busy", detail))
+    })
+}
+
+impl Checked {
+    /// # Errors
+    /// 422 with every bad task when there is one.
+    fn refuse_any(&self) -> Result<(), Problem> {
+        if self.rejected.is_empty() {
+            return Ok(());
+        }
+        let detail = format!("{} of the tasks cannot be accepted; nothing was stored", self.rejected.len());
+        let errors = self.rejected.values().flatten().cloned().collect();
+        Err(Problem::batch(errors, detail))
+    }
+}
+
+/// A batch of another size than can be taken.
+fn wrong_count(count: usize) -> Problem {
+    let detail = format!("must be 1 to {MAX_TASKS} tasks, not {count}");
+    Problem::batch(vec![FieldError { pointer: String::new(), detail: detail.clone() }], detail)
+}

@@ -1,0 +1,146 @@
+//! `GET /v1/tasks`: the tasks, newest first, a page at a time.
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use protocol::state::State;
+use protocol::timestamp::{parse_rfc3339, unix_ms};
+use serde::Serialize;
+
+use super::Api;
+use super::problem::Problem;
+use super::query::Parameters;
+use super::view::TaskView;
+use crate::rules;
+use crate::store::Filter;
+
+const USUAL_LIMIT: usize = 50;
+const MAX_LIMIT: usize = 1_000;
+
+/// A page of tasks.
+#[derive(Debug, Serialize)]
+pub struct TaskList {
+    tasks: Vec<TaskView>,
+    /// What to give as `cursor` for the next page, null at the end. A page may be short, or empty, and not the last.
+    next_cursor: Option<String>,
+}
+
+/// What is asked for.
+#[derive(Debug)]
+struct Wish {
+    filter: Filter,
+    before: Option<i64>,
+    limit: usize,
+}
+
+/// 200 with the page; 400 for parameters that cannot be used.
+pub async fn list(api: web::Data<Api>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    let wish = read(request.query_string())?;
+    let page = api.store.list(&wish.filter, wish.before, wish.limit).await?;
+    let tasks = page.rows.iter().map(|row| api.view(row)).collect();
+    Ok(HttpResponse::Ok().json(TaskList { tasks, next_cursor: page.next.map(cursor) }))
+}
+
+fn read(query: &str) -> Result<Wish, Problem> {
+    let mut query = Parameters::read(query)?;
+    let wish = Wish {
+        filter: Filter {
+            states: states(&mut query),
+            task: query.one("task", |name| rules::task_name(name).map(|()| name.to_owned())),
+            // Any: a queue may have been taken from QUEUES while its tasks are kept.
+            queue: query.one("queue", |queue| Ok(queue.to_owned())),
+            since: query.one("since", since),
+        },
+        before: query.one("cursor", |text| place(text).ok_or_else(|| "is no next_cursor of a list".to_owned())),
+        limit: query.one("limit", limit).unwrap_or(USUAL_LIMIT),
+    };
+    query.end().map(|()| wish)
+}
+
+/// Several may be given, apart or with commas.
+fn states(query: &mut Parameters) -> Vec<State> {
+    let mut states = Vec::new();
+    for name in query.all("state").iter().flat_map(|names| names.split(',')) {
+        match State::from_name(name) {
+            Some(state) if states.contains(&state) => {}
+            Some(state) => states.push(state),
+            None => query.refuse("state", format!("must be of {}", State::ALL.map(State::name).join(", "))),
+        }
+    }
+    states
+}
+
+fn since(text: &str) -> Result<i64, String> {
+    // In a query a plus that is not encoded is a space.
+    let must = "must be a time in RFC 3339 with an offset, like 2026-11-20T15:00:00Z";
+    parse_rfc3339(&text.replace(' ', "+")).map(unix_ms).ok_or_else(|| must.to_owned())
+}
+
+fn limit(text: &str) -> Result<usize, String> {
+    let limit = text.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit));
+    limit.ok_or_else(|| format!("must be an integer from 1 to {MAX_LIMIT}"))
+}
+
+/// The version of what is in a cursor comes first.
+fn cursor(place: i64) -> String {
+    format!("1{place:x}")
+}
+
+fn place(cursor: &str) -> Option<i64> {
+    let digits = cursor.strip_prefix('1').filter(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()))?;
+    i64::from_str_radix(digits, 16).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn refused(query: &str) -> Vec<String> {
+        let problem = serde_json::to_value(read(query).unwrap_err()).unwrap();
+        assert_eq!(problem["status"], 400);
+        let bad = problem["parameters"].as_array().unwrap().iter();
+        bad.map(|bad| bad["parameter"].as_str().unwrap().to_owned()).collect()
+    }
+
+    #[test]
+    fn every_parameter_is_taken() {
+        let query = "state=RETRY,FAILURE&state=FAILURE&state=SUCCESS&task=a%20b&queue=mail&limit=7&cursor=1ff";
+        let wish = read(&format!("{query}&since=2026-11-20T15:00:00+01:00")).unwrap();
+        assert_eq!(wish.filter.states, [State::Retry, State::Failure, State::Success]);
+        assert_eq!((wish.filter.task.as_deref(), wish.filter.queue.as_deref()), (Some("a b"), Some("mail")));
+        assert_eq!((wish.limit, wish.before), (7, Some(255)));
+        assert_eq!(wish.filter.since, parse_rfc3339("2026-11-20T14:00:00Z").map(unix_ms));
+        assert_eq!(read("").unwrap().limit, 50);
+    }
+
+    #[test]
+    fn every_bad_parameter_is_named() {
+        for bad in [
+            "state=",
+            "state=done",
+            "task=",
+            "since=yesterday",
+            "limit=0",
+            "limit=1001",
+            "limit=x",
+            "cursor=",
+            "cursor=zz",
+            "cursor=1",
+            "cursor=1+f",
+            "cursor=1ffffffffffffffffff",
+            "sate=RETRY",
+            "limit=1&limit=2",
+        ] {
+            assert_eq!(refused(bad), [bad.split('=').next().unwrap()], "{bad}");
+        }
+        assert_eq!(refused("limit=0&offset=7&state=x"), ["state", "limit", "offset"]);
+        assert_eq!(refused(&"a=b&".repeat(1_000)).len(), 1);
+    }
+
+    proptest! {
+        #[test]
+        fn a_cursor_leads_back_to_its_place(at in 1..i64::MAX, text in ".{0,20}") {
+            prop_assert_eq!(place(&cursor(at)), Some(at));
+            let _ = place(&text);
+        }
+    }
+}

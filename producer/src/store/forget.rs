@@ -1,0 +1,40 @@
+//! Forgets a task because a client asks for it.
+
+use sqlx::SqliteConnection;
+
+use super::write::Write;
+use super::{Store, StoreError};
+
+/// What became of the wish.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Forgotten {
+    /// The task, its attempts and its keys are gone.
+    Done,
+    /// It has not ended and stays.
+    Open,
+    /// There is none with that id.
+    Unknown,
+}
+
+impl Store {
+    /// Deletes a task that has ended, with its attempts and its idempotency keys, which are new again.
+    ///
+    /// # Errors
+    /// The store failed and nothing was deleted.
+    pub async fn forget(&self, id: &str) -> Result<Forgotten, StoreError> {
+        self.write(|done| Write::Forget(id.to_owned(), done)).await
+    }
+}
+
+/// A trigger takes the attempts with it.
+pub(super) async fn forget(connection: &mut SqliteConnection, id: &str) -> Result<Forgotten, sqlx::Error> {
+    let delete = sqlx::query("DELETE FROM tasks WHERE id = ? AND finished_at IS NOT NULL").bind(id);
+    if delete.execute(&mut *connection).await?.rows_affected() > 0 {
+        let keys = sqlx::query("DELETE FROM idempotency_keys WHERE task_id = ?").bind(id);
+        keys.execute(connection).await?;
+        return Ok(Forgotten::Done);
+    }
+    let open: Option<i64> =
+        sqlx::query_scalar("SELECT seq FROM tasks WHERE id = ?").bind(id).fetch_optional(connection).await?;
+    Ok(if open.is_some() { Forgotten::Open } else { Forgotten::Unknown })
+}

@@ -1,0 +1,165 @@
+//! Accepts tasks under their clients' idempotency keys. A key is written with its task or not at all.
+
+use std::collections::HashMap;
+
+use sqlx::SqliteConnection;
+
+use super::column::json;
+use super::write::{Changes, Write};
+use super::{NewTask, Store, StoreError, UnixMs, insert};
+
+/// How long a key is remembered: a day.
+const KEPT_MS: i64 = 24 * 60 * 60 * 1000;
+/// Keys that one statement forgets.
+const CHUNK: i64 = 5_000;
+
+/// A client's own name for a submit.
+#[derive(Debug, Clone)]
+pub struct IdempotencyKey {
+    /// As it was sent.
+    pub key: String,
+    /// What was submitted under it: equal fingerprints are equal submits.
+    pub fingerprint: String,
+}
+
+/// What became of a submit with a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Accepted {
+    /// The task is stored.
+    Stored,
+    /// The same was submitted before: the id of the task that it became.
+    Replayed(String),
+}
+
+impl Store {
+    /// Stores the task and its key, unless the key is known.
+    ///
+    /// # Errors
+    /// [`StoreError::KeyReused`], [`StoreError::Taken`], or the store failed; nothing was written.
+    pub async fn insert_once(&self, task: NewTask, key: IdempotencyKey) -> Result<Accepted, StoreError> {
+        self.write(|done| Write::Keyed(vec![(task, key, done)])).await
+    }
+
+    /// The id of the task that the key stands for, `None` when it is new.
+    ///
+    /// # Errors
+    /// [`StoreError::KeyReused`], or the database failed.
+    pub async fn replayed(&self, key: &IdempotencyKey, now: UnixMs) -> Result<Option<String>, StoreError> {
+        let known: Option<(String, String)> =
+            sqlx::query_as("SELECT fingerprint, task_id FROM idempotency_keys WHERE key = ? AND expires_at > ?")
+                .bind(&key.key)
+                .bind(now)
+                .fetch_optional(&self.readers)
+                .await?;
+        match known {
+            Some((fingerprint, _)) if fingerprint != key.fingerprint => Err(StoreError::KeyReused),
+            known => Ok(known.map(|(_, task_id)| task_id)),
+        }
+    }
+
+    /// Forgets the keys whose day is over; says how many. More may be left.
+    ///
+    /// # Errors
+    /// The store failed and nothing was forgotten.
+    pub async fn prune_keys(&self, now: UnixMs) -> Result<u64, StoreError> {
+        self.write(|done| Write::PruneKeys(now, done)).await
+    }
+}
+
+const KNOWN: &str = "SELECT key, fingerprint, task_id FROM idempotency_keys
+    WHERE key IN (SELECT value FROM json_each(?)) AND expires_at > ?";
+
+/// A key whose day is over may still be there.
+const REMEMBER: &str = "INSERT INTO idempotency_keys (key, fingerprint, task_id, expires_at)
+    SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3 FROM json_each(?) WHERE true
+    ON CONFLICT (key) DO UPDATE SET fingerprint = excluded.fingerprint, task_id = excluded.task_id,
+        expires_at = excluded.expires_at";
+
+/// What the submit that is first in its group under its key became.
+struct First {
+    fingerprint: String,
+    task_id: String,
+    is_stored: bool,
+}
+
+impl First {
+    /// The verdict on another submit under the same key.
+    fn judge(&self, key: &IdempotencyKey) -> Result<Accepted, StoreError> {
+        match self.is_stored {
+            _ if self.fingerprint != key.fingerprint => Err(StoreError::KeyReused),
+            true => Ok(Accepted::Replayed(self.task_id.clone())),
+            // The same submit would take the same id.
+            false => Err(StoreError::Taken),
+        }
+    }
+}
+
+/// Inserts the tasks whose keys are new, the first one of each key, in one statement. Says of each submit what it became.
+pub(super) async fn accept(
+    connection: &mut SqliteConnection,
+    submits: Vec<(NewTask, IdempotencyKey)>,
+    changes: &mut Changes,
+) -> Result<Vec<Result<Accepted, StoreError>>, sqlx::Error> {
+    let mut firsts = known(connection, &submits).await?;
+    let (mut tasks, mut keys, mut places) = (Vec::new(), Vec::new(), HashMap::new());
+    for (task, key) in submits {
+        if !firsts.contains_key(&key.key) && !places.contains_key(&key.key) {
+            places.insert(key.key.clone(), (keys.len(), tasks.len()));
+            tasks.push(task);
+        }
+        keys.push(key);
+    }
+    let stored = insert::insert(connection, &tasks, changes).await?;
+    remember(connection, &tasks, &keys, &stored, &places).await?;
+    let mut verdicts = Vec::with_capacity(keys.len());
+    for (place, key) in keys.iter().enumerate() {
+        let own = places.get(&key.key).filter(|(first, _)| *first == place);
+        verdicts.push(match own {
+            Some((_, task)) => {
+                let is_stored = stored[*task];
+                let first = First { fingerprint: key.fingerprint.clone(), task_id: tasks[*task].id.clone(), is_stored };
+                firsts.insert(key.key.clone(), first);
+                if is_stored { Ok(Accepted::Stored) } else { Err(StoreError::Taken) }
+            }
+            None => firsts.get(&key.key).map_or(Err(StoreError::Taken), |first| first.judge(key)),
+        });
+    }
+    Ok(verdicts)
+}
+
+async fn known(
+    connection: &mut SqliteConnection,
+    submits: &[(NewTask, IdempotencyKey)],
+) -> Result<HashMap<String, First>, sqlx::Error> {
+    let now = submits.iter().map(|(task, _)| task.created_at).max().unwrap_or_default();
+    let keys: Vec<&str> = submits.iter().map(|(_, key)| key.key.as_str()).collect();
+    let known: Vec<(String, String, String)> =
+        sqlx::query_as(KNOWN).bind(json(&keys)?).bind(now).fetch_all(connection).await?;
+    let first = |(key, fingerprint, task_id)| (key, First { fingerprint, task_id, is_stored: true });
+    Ok(known.into_iter().map(first).collect())
+}
+
+async fn remember(
+    connection: &mut SqliteConnection,
+    tasks: &[NewTask],
+    keys: &[IdempotencyKey],
+    stored: &[bool],
+    places: &HashMap<String, (usize, usize)>,
+) -> Result<(), sqlx::Error> {
+    let rows: Vec<(&str, &str, &str, UnixMs)> = places
+        .values()
+        .filter(|(_, task)| stored[*task])
+        .map(|(key, task)| {
+            let (key, task) = (&keys[*key], &tasks[*task]);
+            (key.key.as_str(), key.fingerprint.as_str(), task.id.as_str(), task.created_at.saturating_add(KEPT_MS))
+        })
+        .collect();
+    sqlx::query(REMEMBER).bind(json(&rows)?).execute(connection).await.map(drop)
+}
+
+const PRUNE: &str = "DELETE FROM idempotency_keys WHERE key IN
+    (SELECT key FROM idempotency_keys WHERE expires_at <= ?1 ORDER BY expires_at LIMIT ?2)";
+
+pub(super) async fn prune(connection: &mut SqliteConnection, now: UnixMs) -> Result<u64, sqlx::Error> {
+    Ok(sqlx::query(PRUNE).bind(now).bind(CHUNK).execute(connection).await?.rows_affected())
+}
