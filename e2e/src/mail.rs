@@ -114,8 +114,9 @@ impl MailServer {
 }
 
 /// The interpreter of the environment that `deploy/install --test` makes in the build's directory.
-fn python() -> Result<PathBuf> {
+pub fn python() -> Result<PathBuf> {
     let current = std::env::current_exe()?;
     let mut near = current.ancestors().map(|dir| dir.join("python/bin/python")).take(5);
-    near.find(|path| Path::is_file(path)).context("no Python with aiosmtpd: run `deploy/install --test` first")
+    near.find(|path| Path::is_file(path))
+        .context("no Python with aiosmtpd and schemathesis: run `deploy/install --test` first")
 }

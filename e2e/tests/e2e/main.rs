@@ -8,6 +8,7 @@ mod catalog;
 mod children;
 mod commands;
 mod compose;
+mod contract;
 mod documents;
 mod faults;
 mod fetch;

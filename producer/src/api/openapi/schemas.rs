@@ -1,6 +1,7 @@
 //! Schemas of what is not written as a type, from the constants that it is checked with.
 
 use serde_json::{Value, json};
+use utoipa::openapi::schema::{ObjectBuilder, SchemaType};
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
@@ -30,10 +31,10 @@ impl PartialSchema for Submission {
             "additionalProperties": false,
             "properties": {
                 "task": {
-                    "type": "string", "minLength": 1, "maxLength": rules::MAX_TASK_BYTES, "pattern": "^\\P{Cc}+$",
+                    "type": "string", "minLength": 1, "maxLength": rules::MAX_TASK_BYTES, "pattern": "^[^\\u0000-\\u001f\\u007f-\\u009f]+$",
                     "description": "Its name, at most 200 bytes",
                 },
-                "args": {"type": ["array", "null"], "items": {}, "description": "Arguments by position"},
+                "args": {"type": ["array", "null"], "description": "Arguments by position"},
                 "kwargs": {"type": ["object", "null"], "description": "Arguments by name"},
                 "queue": {"type": ["string", "null"], "description": "One of the producer's QUEUES"},
                 "priority": {
@@ -154,6 +155,6 @@ impl ToSchema for Any {}
 
 impl PartialSchema for Any {
     fn schema() -> RefOr<Schema> {
-        schema(json!({"description": "Any JSON"}))
+        ObjectBuilder::new().schema_type(SchemaType::AnyValue).description(Some("Any JSON")).into()
     }
 }
