@@ -15,6 +15,7 @@ mod reports;
 pub(crate) mod tests;
 mod time;
 mod wake;
+mod watch;
 mod write;
 mod writer;
 
@@ -25,6 +26,7 @@ use serde_json::value::RawValue;
 
 pub use open::Store;
 pub use wake::Wake;
+pub use watch::{TooManyWatchers, Watch};
 
 /// Milliseconds since 1970, UTC.
 pub type UnixMs = i64;
@@ -146,6 +148,8 @@ pub struct TaskRow {
     pub state: State,
     /// The attempt that was reported last.
     pub retries: u32,
+    /// The order among the reports of one attempt and state.
+    pub report_seq: u32,
     /// The worker that reported last.
     pub worker: Option<String>,
     /// JSON of a [`protocol::reply::Progress`], or what a worker reports in a state of its own.
@@ -172,6 +176,7 @@ impl From<NewTask> for TaskRow {
             lost: 0,
             state: State::Pending,
             retries: 0,
+            report_seq: 0,
             worker: None,
             progress: None,
             result: None,

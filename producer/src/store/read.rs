@@ -18,7 +18,7 @@ impl Store {
     }
 }
 
-fn task_row(row: &SqliteRow) -> Result<TaskRow, sqlx::Error> {
+pub(super) fn task_row(row: &SqliteRow) -> Result<TaskRow, sqlx::Error> {
     let state: &str = row.try_get("state")?;
     Ok(TaskRow {
         accepted: accepted(row)?,
@@ -27,6 +27,7 @@ fn task_row(row: &SqliteRow) -> Result<TaskRow, sqlx::Error> {
         lost: row.try_get("lost")?,
         state: State::from_name(state).ok_or_else(|| sqlx::Error::Decode(format!("state {state:?}").into()))?,
         retries: row.try_get("retries")?,
+        report_seq: row.try_get("report_seq")?,
         worker: row.try_get("worker")?,
         progress: optional_raw(row, "progress")?,
         result: optional_raw(row, "result")?,

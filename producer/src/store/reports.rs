@@ -11,6 +11,7 @@ use serde_json::value::RawValue;
 use sqlx::SqliteConnection;
 
 use super::column::json;
+use super::watch::look;
 use super::write::{Changes, Write};
 use super::{Child, Counted, Recorded, Stage, Store, StoreError, UnixMs};
 
@@ -84,12 +85,16 @@ pub(super) async fn record(
 ) -> Result<u64, sqlx::Error> {
     let mut counted = 0;
     for round in rounds(reports) {
+        for row in &round {
+            changes.touched(row.id);
+        }
         let (ended, open): (Vec<Row<'_>>, Vec<Row<'_>>) = round.into_iter().partition(|row| row.terminal);
         counted += update(connection, &open).await?;
         let finished = update(connection, &ended).await?;
         counted += finished;
         changes.outstanding -= i64::try_from(finished).unwrap_or(i64::MAX);
         changes.relay |= finished > 0 || open.iter().any(|row| row.state == State::Retry);
+        look(connection, changes).await;
     }
     Ok(counted)
 }

@@ -1,6 +1,7 @@
 //! Tests of the store on a real database.
 
 mod children;
+mod watch;
 
 use std::sync::Arc;
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use protocol::lost::LostNotice;
 use tokio::sync::oneshot;
 
+use super::watch::{News, Watches};
 use super::{Child, Counted, NewTask, Published, Recorded, StoreError, UnixMs};
 
 /// A request and who waits for its commit.
@@ -43,4 +44,19 @@ pub(super) struct Changes {
     pub(super) relay: bool,
     /// Rows with a time of their own.
     pub(super) clock: bool,
+    /// Who is watched, when anybody is.
+    pub(super) watches: Option<Arc<Watches>>,
+    /// Watched rows that the request touched.
+    pub(super) touched: Vec<String>,
+    /// Watched rows as they were after it.
+    pub(super) news: Vec<(String, News)>,
+}
+
+impl Changes {
+    /// Says that a row changed in what its watchers wait for.
+    pub(super) fn touched(&mut self, id: &str) {
+        if self.watches.as_ref().is_some_and(|watches| watches.is_watched(id)) {
+            self.touched.push(id.to_owned());
+        }
+    }
 }

@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use sqlx::SqliteConnection;
 use tokio::sync::mpsc;
 
+use super::watch::{News, Watches};
 use super::write::{Changes, Done, Write};
-use super::{Child, Counted, Recorded, StoreError, Wake, children, insert, lost, relay, reports, time};
+use super::{Child, Counted, Recorded, StoreError, Wake, children, insert, lost, relay, reports, time, watch};
 
 /// The most requests in one commit.
 const GROUP: usize = 1024;
@@ -18,6 +19,7 @@ pub(super) struct Writer {
     requests: mpsc::Receiver<Write>,
     wake: Arc<Wake>,
     outstanding: Arc<AtomicI64>,
+    watches: Arc<Watches>,
 }
 
 /// Answers a request with the fate of its commit.
@@ -29,8 +31,9 @@ impl Writer {
         requests: mpsc::Receiver<Write>,
         wake: Arc<Wake>,
         outstanding: Arc<AtomicI64>,
+        watches: Arc<Watches>,
     ) -> Self {
-        Self { connection, requests, wake, outstanding }
+        Self { connection, requests, wake, outstanding, watches }
     }
 
     /// Commits until every handle to the store is gone.
@@ -43,18 +46,30 @@ impl Writer {
     }
 
     async fn commit(&mut self, group: Vec<Write>) {
-        let mut changes = Changes::default();
+        let watches = self.watches.begin().then(|| self.watches.clone());
+        let mut changes = Changes { watches, ..Changes::default() };
         let mut answers = Vec::with_capacity(group.len());
         let outcome = self.transaction(group, &mut changes, &mut answers).await;
         if let Err(error) = &outcome {
             tracing::error!(%error, "the store did not commit");
             // Also after a failed BEGIN, where there is nothing to roll back.
             let _ = sqlx::query("ROLLBACK").execute(&mut self.connection).await;
+            changes.news.clear();
         } else {
             self.tell(&changes);
         }
         for answer in answers {
             answer(outcome.clone());
+        }
+        self.tell_watchers(changes.news).await;
+    }
+
+    /// After the answers, which the look at what became watched meanwhile must not hold up.
+    async fn tell_watchers(&mut self, news: Vec<(String, News)>) {
+        let fresh = self.watches.end(news);
+        if !fresh.is_empty() {
+            let news = watch::read(&mut self.connection, fresh).await;
+            self.watches.tell(news);
         }
     }
 
@@ -85,6 +100,7 @@ impl Writer {
                 continue;
             }
             let (answer, outcome) = apply(connection, write, changes).await;
+            watch::look(connection, changes).await;
             answers.push(answer);
             failed = outcome.err();
         }
