@@ -3,12 +3,17 @@
 //! Nothing on the path of a submit waits for the broker.
 
 mod body;
+mod events;
 mod fields;
 mod health;
+mod lean;
+mod prefer;
 mod problem;
+mod shown;
 mod submit;
 mod task;
 mod view;
+mod wait;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,6 +22,7 @@ use std::time::Duration;
 use actix_web::dev::Server;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{ALLOW, HeaderValue};
+use actix_web::middleware::from_fn;
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, ResponseError, guard, web};
 use metrics_exporter_prometheus::PrometheusHandle;
 use protocol::amqp::Link;
@@ -69,6 +75,8 @@ pub fn server(api: Arc<Api>, listen: SocketAddr) -> std::io::Result<Server> {
         .workers(HTTP_WORKERS)
         .client_request_timeout(Duration::from_secs(5))
         .max_connections(10_000)
+        // A client that closes its side is gone: what it waits for, or listens to, ends at once.
+        .h1_allow_half_closed(false)
         .shutdown_timeout(2)
         .disable_signals()
         .bind(listen)?;
@@ -81,7 +89,13 @@ fn routes(config: &mut web::ServiceConfig) {
         |allowed| web::to(move |request: HttpRequest| std::future::ready(method_not_allowed(&request, allowed)));
     config
         .service(web::resource("/v1/tasks").route(web::post().to(submit::submit)).default_service(other("POST")))
-        .service(web::resource("/v1/tasks/{id}").route(get().to(task::task)).default_service(other(READ)))
+        .service(
+            web::resource("/v1/tasks/{id}")
+                .wrap(from_fn(lean::lean))
+                .route(get().to(task::task))
+                .default_service(other(READ)),
+        )
+        .service(web::resource("/v1/tasks/{id}/events").route(get().to(events::events)).default_service(other(READ)))
         .service(web::resource("/livez").route(get().to(health::livez)).default_service(other(READ)))
         .service(web::resource("/readyz").route(get().to(health::readyz)).default_service(other(READ)))
         .service(web::resource("/metrics").route(get().to(health::metrics)).default_service(other(READ)))

@@ -9,19 +9,37 @@ use protocol::timestamp::now_ms;
 use super::Api;
 use super::body::read_json;
 use super::fields::parse;
+use super::prefer::Wait;
 use super::problem::Problem;
+use super::shown::Shown;
 use super::view::path;
+use super::wait::wait_accepted;
 use crate::store::{NewTask, TaskRow};
 
-/// 202 with `Location` and the task as it stands.
+/// 202 with `Location` and the task as it stands; 200 when it ended within `Prefer: wait=N`.
 pub async fn submit(api: web::Data<Api>, request: HttpRequest, payload: Payload) -> Result<HttpResponse, Problem> {
     let body = read_json(&request, payload).await?;
     let task = parse(&body, &api.limits, now_ms())?;
     refuse_beyond_cap(api.outbox_cap, &task, api.store.outstanding())?;
     api.store.insert(task.clone()).await?;
+    // Nothing of it is kept while its client waits.
+    drop(body);
     metrics::counter!("errand_accepted_total").increment(1);
-    let row = TaskRow::from(task);
-    Ok(HttpResponse::Accepted().insert_header((LOCATION, path(&row.accepted.id))).json(api.view(&row)))
+    accepted(&api, &TaskRow::from(task), Wait::of(&request)).await
+}
+
+async fn accepted(api: &Api, row: &TaskRow, limit: Option<Wait>) -> Result<HttpResponse, Problem> {
+    let waited = match limit {
+        Some(limit) => wait_accepted(api, &row.accepted.id, limit).await,
+        None => None,
+    };
+    let row = waited.as_deref().unwrap_or(row);
+    let mut answer = HttpResponse::Accepted();
+    if let Some(limit) = limit.filter(|_| row.state.is_terminal()) {
+        answer.status(StatusCode::OK).insert_header(limit.applied());
+    }
+    answer.insert_header((LOCATION, path(&row.accepted.id)));
+    Ok(Shown::new(api, row)?.answer(answer))
 }
 
 /// Tasks that are not due yet do not count, or a calendar of reminders would stop everything else.
