@@ -4,15 +4,16 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use reqwest::header::{CONTENT_TYPE, HeaderMap};
+use reqwest::header::{CONTENT_TYPE, ETAG, HeaderMap, IF_NONE_MATCH};
 use reqwest::{Method, RequestBuilder};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 const REQUEST: Duration = Duration::from_secs(30);
-const POLL: Duration = Duration::from_millis(20);
+/// Less than that of a request, and the longest that a producer waits.
+const WAIT: Duration = Duration::from_secs(20);
 
 /// An HTTP client that keeps no connection: one that a killed or restarted service left behind would fail the next
 /// request, and one that another test's runtime drove would never answer.
@@ -116,24 +117,48 @@ impl Client {
         Ok(answer.body)
     }
 
-    /// Looks every 20 ms until the task is as wanted, and returns it as it was then.
+    /// Looks at each change of the task, and each second, until it is as wanted, and returns it as it was then.
     pub async fn await_state(&self, id: &str, wanted: impl Fn(&Value) -> bool, deadline: Duration) -> Result<Value> {
         let start = Instant::now();
+        let mut answer = self.send(self.read(id)).await?;
+        let mut task = Value::Null;
         loop {
-            let task = self.get(id).await?;
+            match answer.status {
+                200 => task = answer.body.clone(),
+                304 => {}
+                status => bail!("task {id} is answered {status}: {}", answer.text),
+            }
             if wanted(&task) {
                 return Ok(task);
             }
             if start.elapsed() > deadline {
                 bail!("after {deadline:?} the task is still {task:#}");
             }
-            sleep(POLL).await;
+            let etag = answer.headers.get(ETAG).context("a task without an ETag")?.clone();
+            answer = self.send(self.read(id).header("prefer", "wait=1").header(IF_NONE_MATCH, etag)).await?;
         }
     }
 
     /// Waits for SUCCESS, FAILURE or REVOKED.
     pub async fn await_terminal(&self, id: &str, deadline: Duration) -> Result<Value> {
-        self.await_state(id, is_terminal, deadline).await
+        let start = Instant::now();
+        loop {
+            let wait = deadline.saturating_sub(start.elapsed()).clamp(Duration::from_secs(1), WAIT).as_secs();
+            let answer = self.send(self.read(id).header("prefer", format!("wait={wait}"))).await?;
+            if answer.status != 200 {
+                bail!("task {id} is answered {}: {}", answer.status, answer.text);
+            }
+            if is_terminal(&answer.body) {
+                return Ok(answer.body);
+            }
+            if start.elapsed() > deadline {
+                bail!("after {deadline:?} the task is still {:#}", answer.body);
+            }
+        }
+    }
+
+    fn read(&self, id: &str) -> RequestBuilder {
+        self.request(Method::GET, &format!("/v1/tasks/{id}"))
     }
 
     /// Writes bytes on a fresh connection and returns what comes back until the server closes it, or until nothing

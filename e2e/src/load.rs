@@ -16,8 +16,6 @@ use tokio::task::JoinSet;
 
 use crate::client::is_terminal;
 
-const POLL: Duration = Duration::from_millis(20);
-
 /// What was submitted.
 #[derive(Debug)]
 pub struct Submitted {
@@ -81,7 +79,7 @@ async fn await_part(address: SocketAddr, ids: Vec<String>, until: Instant) -> Re
     let mut ends = Vec::with_capacity(ids.len());
     for id in ids {
         loop {
-            let (status, task) = connection.exchange("GET", &format!("/v1/tasks/{id}"), "").await?;
+            let (status, task) = connection.wait(&id, until.saturating_duration_since(Instant::now())).await?;
             if status != 200 {
                 bail!("task {id} is answered {status}: {task}");
             }
@@ -92,7 +90,6 @@ async fn await_part(address: SocketAddr, ids: Vec<String>, until: Instant) -> Re
             if Instant::now() > until {
                 bail!("at the deadline the task is still {task:#}");
             }
-            tokio::time::sleep(POLL).await;
         }
     }
     Ok(ends)
@@ -118,12 +115,21 @@ impl Connection {
         }
     }
 
+    /// Waits for the end of a task, for a minute at most, and reads it as it stands then.
+    pub async fn wait(&mut self, id: &str, limit: Duration) -> Result<(u16, Value)> {
+        let prefer = format!("prefer: wait={}\r\n", limit.as_secs().clamp(1, 60));
+        self.ask("GET", &format!("/v1/tasks/{id}"), &prefer, "").await
+    }
+
     /// One request and its answer: status and JSON body.
     pub async fn exchange(&mut self, method: &str, path: &str, body: &str) -> Result<(u16, Value)> {
+        self.ask(method, path, "content-type: application/json\r\n", body).await
+    }
+
+    async fn ask(&mut self, method: &str, path: &str, headers: &str, body: &str) -> Result<(u16, Value)> {
         let length = body.len();
-        let request = format!(
-            "{method} {path} HTTP/1.1\r\nhost: e2e\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
-        );
+        let request =
+            format!("{method} {path} HTTP/1.1\r\nhost: e2e\r\n{headers}content-length: {length}\r\n\r\n{body}");
         self.0.write_all(request.as_bytes()).await?;
         let (status, length) = self.head().await?;
         let mut body = vec![0; length];

@@ -8,20 +8,25 @@ mod batch;
 mod body;
 mod catalog;
 mod depth;
+mod events;
 mod fields;
 mod forget;
 mod health;
 mod idempotency;
+mod lean;
 mod list;
 mod openapi;
 mod pause;
+mod prefer;
 mod problem;
 mod query;
 mod revoke;
+mod shown;
 mod stats;
 mod submit;
 mod task;
 mod view;
+mod wait;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -30,6 +35,7 @@ use std::time::Duration;
 use actix_web::dev::Server;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{ALLOW, HeaderValue};
+use actix_web::middleware::from_fn;
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, ResponseError, guard, web};
 use metrics_exporter_prometheus::PrometheusHandle;
 use protocol::amqp::Link;
@@ -89,6 +95,8 @@ pub fn server(api: Arc<Api>, listen: SocketAddr) -> std::io::Result<Server> {
         .workers(HTTP_WORKERS)
         .client_request_timeout(Duration::from_secs(5))
         .max_connections(10_000)
+        // A client that closes its side is gone: what it waits for, or listens to, ends at once.
+        .h1_allow_half_closed(false)
         .shutdown_timeout(2)
         .disable_signals()
         .bind(listen)?;
@@ -121,6 +129,7 @@ fn routes(config: &mut web::ServiceConfig) {
         .service(
             // One resource, since a client may have chosen `batch` as an id.
             web::resource("/v1/tasks/{id}")
+                .wrap(from_fn(lean::lean))
                 .route(web::post().guard(guard::fn_guard(batch::is_batch)).to(batch::batch))
                 .route(get().to(task::task))
                 .route(web::delete().to(forget::forget))
@@ -130,6 +139,7 @@ fn routes(config: &mut web::ServiceConfig) {
             web::resource("/v1/tasks/{id}/attempts").route(get().to(attempts::attempts)).default_service(other(READ)),
         )
         .service(web::resource("/v1/stats").route(get().to(stats::stats)).default_service(other(READ)))
+        .service(web::resource("/v1/tasks/{id}/events").route(get().to(events::events)).default_service(other(READ)))
         .service(web::resource("/livez").route(get().to(health::livez)).default_service(other(READ)))
         .service(web::resource("/readyz").route(get().to(health::readyz)).default_service(other(READ)))
         .service(web::resource("/metrics").route(get().to(health::metrics)).default_service(other(READ)))

@@ -25,6 +25,7 @@ mod task_types;
 pub(crate) mod tests;
 mod time;
 mod wake;
+mod watch;
 mod write;
 mod writer;
 
@@ -44,6 +45,7 @@ pub use revoke::Revocation;
 pub use stats::Counts;
 pub use task_types::KeptType;
 pub use wake::Wake;
+pub use watch::{TooManyWatchers, Watch};
 
 /// Milliseconds since 1970, UTC.
 pub type UnixMs = i64;
@@ -165,6 +167,8 @@ pub struct TaskRow {
     pub state: State,
     /// The attempt that was reported last.
     pub retries: u32,
+    /// The order among the reports of one attempt and state.
+    pub report_seq: u32,
     /// The worker that reported last.
     pub worker: Option<String>,
     /// JSON of a [`protocol::reply::Progress`], or what a worker reports in a state of its own.
@@ -195,6 +199,7 @@ impl From<NewTask> for TaskRow {
             lost: 0,
             state: State::Pending,
             retries: 0,
+            report_seq: 0,
             worker: None,
             progress: None,
             result: None,

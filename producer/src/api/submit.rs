@@ -10,14 +10,18 @@ use super::body::read_json;
 use super::fields::parse;
 use super::openapi::answers::{BadBody, NoStore, PROBLEM};
 use super::openapi::schemas::Submission;
+use super::prefer::Wait;
 use super::problem::Problem;
+use super::shown::Shown;
 use super::view::{TaskView, path};
+use super::wait::wait_accepted;
 use super::{Api, idempotency};
 use crate::store::{NewTask, TaskRow};
 
 /// Submit a task
 ///
-/// 202 says that it is on disk. It then reaches SUCCESS, FAILURE or REVOKED, whatever goes away meanwhile.
+/// 202 says that it is on disk. It then reaches SUCCESS, FAILURE or REVOKED, whatever goes away meanwhile. 200 when it
+/// ended within `Prefer: wait=N`.
 #[utoipa::path(post, path = "/v1/tasks", tag = "tasks", request_body = Submission, responses(
     (status = 202, description = "The task as it stands", body = TaskView,
         headers(("Location" = String, description = "Where it is read"))),
@@ -29,16 +33,13 @@ pub async fn submit(api: web::Data<Api>, request: HttpRequest, payload: Payload)
     let body = read_json(&request, payload).await?;
     let task = parse(&body, &api.limits, now_ms())?;
     let key = idempotency::key(&request, &body)?;
+    // Nothing of it is kept while its client waits.
+    drop(body);
     let (row, is_replay) = match key {
         Some(key) => idempotency::accept(&api, task, key).await?,
         None => (accept(&api, task).await?, false),
     };
-    let mut answer = HttpResponse::Accepted();
-    answer.insert_header((LOCATION, path(&row.accepted.id)));
-    if is_replay {
-        answer.insert_header((idempotency::REPLAYED, "true"));
-    }
-    Ok(answer.json(api.view(&row)))
+    accepted(&api, &row, is_replay, Wait::of(&request)).await
 }
 
 async fn accept(api: &Api, task: NewTask) -> Result<TaskRow, Problem> {
@@ -47,6 +48,23 @@ async fn accept(api: &Api, task: NewTask) -> Result<TaskRow, Problem> {
     api.store.insert(task.clone()).await?;
     metrics::counter!("errand_accepted_total").increment(1);
     Ok(TaskRow::from(task))
+}
+
+async fn accepted(api: &Api, row: &TaskRow, is_replay: bool, limit: Option<Wait>) -> Result<HttpResponse, Problem> {
+    let waited = match limit {
+        Some(limit) => wait_accepted(api, &row.accepted.id, limit).await,
+        None => None,
+    };
+    let row = waited.as_deref().unwrap_or(row);
+    let mut answer = HttpResponse::Accepted();
+    if let Some(limit) = limit.filter(|_| row.state.is_terminal()) {
+        answer.status(StatusCode::OK).insert_header(limit.applied());
+    }
+    if is_replay {
+        answer.insert_header((idempotency::REPLAYED, "true"));
+    }
+    answer.insert_header((LOCATION, path(&row.accepted.id)));
+    Ok(Shown::new(api, row)?.answer(answer))
 }
 
 /// What no living worker would take.

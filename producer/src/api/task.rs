@@ -1,21 +1,35 @@
 //! `GET /v1/tasks/{id}`: the task as it stands, in every state.
 
-use actix_web::{HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse, web};
 
 use super::Api;
 use super::openapi::answers::{NoStore, NoTask};
 use super::openapi::schemas::TaskId;
+use super::prefer::Wait;
 use super::problem::Problem;
+use super::shown::{Seen, Shown};
 use super::view::TaskView;
+use super::wait::wait;
 
 /// Look at a task
 ///
 /// 200 in every state. 404 for an id that was never accepted or whose result has expired: unknown is never PENDING.
+/// `Prefer: wait=N` waits until the task has ended; with `If-None-Match` until it is another than the client has, which
+/// a new `reason` alone does not make it before the time is up.
 #[utoipa::path(get, path = "/v1/tasks/{id}", tag = "tasks", params(("id" = inline(TaskId), Path, description = "Its id")),
     responses((status = 200, description = "The task as it stands", body = TaskView), NoTask, NoStore))]
-pub async fn task(api: web::Data<Api>, id: web::Path<String>) -> Result<HttpResponse, Problem> {
-    match api.store.task(&id).await? {
-        Some(row) => Ok(HttpResponse::Ok().json(api.view(&row))),
-        None => Err(Problem::unknown_task()),
-    }
+pub async fn task(api: web::Data<Api>, request: HttpRequest, id: web::Path<String>) -> Result<HttpResponse, Problem> {
+    let (seen, limit) = (Seen::of(&request), Wait::of(&request));
+    let row = if let Some(limit) = limit {
+        let is_news = |row: &_| match &seen {
+            Some(seen) => !Shown::new(&api, row).is_ok_and(|shown| seen.has(&shown)),
+            None => false,
+        };
+        let mut watch = api.store.watch(&id)?;
+        wait(&mut watch, limit.duration(), &api.stopping, |row| row.state.is_terminal() || is_news(row)).await?
+    } else {
+        api.store.task(&id).await?.map(Into::into)
+    };
+    let row = row.ok_or_else(Problem::unknown_task)?;
+    Ok(Shown::new(&api, &row)?.read(seen.as_ref(), limit))
 }

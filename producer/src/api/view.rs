@@ -60,7 +60,17 @@ pub struct TaskView {
 struct Links {
     #[serde(rename = "self")]
     this: String,
+    events: String,
+    attempts: String,
     revoke: String,
+}
+
+impl Links {
+    fn of(id: &str) -> Self {
+        let this = path(id);
+        let below = |name| format!("{this}/{name}");
+        Self { events: below("events"), attempts: below("attempts"), revoke: below("revoke"), this }
+    }
 }
 
 impl TaskView {
@@ -68,7 +78,7 @@ impl TaskView {
     pub fn new(row: &TaskRow, own: RetryPolicy, reason: Option<String>) -> Self {
         let task = &row.accepted;
         Self {
-            links: Links { this: path(&task.id), revoke: format!("{}/revoke", path(&task.id)) },
+            links: Links::of(&task.id),
             task_id: task.id.clone(),
             task: task.task.clone(),
             state: row.state,

@@ -50,7 +50,7 @@ impl Control {
         Ok(Self { hand, opened_at: now_ms(), untold, paused: watch::Sender::new(paused) })
     }
 
-    /// Says what a commit revoked and paused, once it is on disk. Whoever waits for these ids is woken here too.
+    /// Says what a commit revoked and paused, once it is on disk.
     pub(super) fn tell(&self, changes: &Changes) {
         for (reason, ids) in changes.revoked.iter().filter(|(_, ids)| !ids.is_empty()) {
             self.untold.push(reason, ids);

@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 
 use super::control::Control;
+use super::watch::Watches;
 use super::write::Write;
 use super::writer::Writer;
 use super::{StoreError, Wake};
@@ -56,6 +57,7 @@ pub struct Store {
     pub(super) writes: mpsc::Sender<Write>,
     pub(super) outstanding: Arc<AtomicI64>,
     pub(super) control: Arc<Control>,
+    pub(super) watches: Arc<Watches>,
     wake: Arc<Wake>,
     id: Arc<str>,
     _lock: Arc<File>,
@@ -86,9 +88,11 @@ impl Store {
         let readers = SqlitePoolOptions::new().max_connections(READERS).connect_with(options.read_only(true)).await?;
         let (writes, requests) = mpsc::channel(WRITE_QUEUE);
         let wake = Arc::new(Wake::default());
-        let committing = Writer::new(connection, requests, wake.clone(), outstanding.clone(), control.clone());
+        let watches = Arc::<Watches>::default();
+        let committing =
+            Writer::new(connection, requests, wake.clone(), outstanding.clone(), control.clone(), watches.clone());
         tracker.spawn(committing.run());
-        Ok(Self { readers, writes, outstanding, control, wake, id: id.into(), _lock: Arc::new(lock) })
+        Ok(Self { readers, writes, outstanding, control, watches, wake, id: id.into(), _lock: Arc::new(lock) })
     }
 
     /// The id that was made with the store; its reply queue is named after it.

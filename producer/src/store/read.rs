@@ -29,6 +29,7 @@ pub(super) fn task_row(row: &SqliteRow) -> Result<TaskRow, sqlx::Error> {
         lost: row.try_get("lost")?,
         state: State::from_name(state).ok_or_else(|| sqlx::Error::Decode(format!("state {state:?}").into()))?,
         retries: row.try_get("retries")?,
+        report_seq: row.try_get("report_seq")?,
         worker: row.try_get("worker")?,
         progress: optional_raw(row, "progress")?,
         result: optional_raw(row, "result")?,

@@ -11,6 +11,7 @@ use serde_json::value::RawValue;
 use sqlx::SqliteConnection;
 
 use super::column::json;
+use super::watch::look;
 use super::write::{Changes, Write};
 use super::{Child, Counted, Recorded, Stage, Store, StoreError, UnixMs, attempts};
 
@@ -95,6 +96,9 @@ pub(super) async fn record(
 ) -> Result<u64, sqlx::Error> {
     let mut counted = 0;
     for round in rounds(reports) {
+        for row in &round {
+            changes.touched(row.id);
+        }
         let (ended, open): (Vec<Row<'_>>, Vec<Row<'_>>) = round.into_iter().partition(|row| row.terminal);
         let (retried, open): (Vec<Row<'_>>, Vec<Row<'_>>) = open.into_iter().partition(|row| row.state == State::Retry);
         counted += update(connection, &open).await?;
@@ -103,6 +107,7 @@ pub(super) async fn record(
         counted += finished;
         changes.outstanding -= i64::try_from(finished).unwrap_or(i64::MAX);
         changes.relay |= finished > 0 || !retried.is_empty();
+        look(connection, changes).await;
     }
     Ok(counted)
 }

@@ -271,6 +271,9 @@ impl End {
         let outstanding = ended.iter().filter(|(_, lost, _)| waited || *lost).count();
         changes.outstanding -= i64::try_from(outstanding).unwrap_or(i64::MAX);
         let in_doubt = ended.iter().any(|(_, _, in_doubt)| *in_doubt);
+        for (id, ..) in &ended {
+            changes.touched(id);
+        }
         changes.revoked.push((self.reason, ended.into_iter().map(|(id, ..)| id).collect()));
         Ok(in_doubt)
     }

@@ -56,7 +56,8 @@ pub(super) const EXPIRE: &str = "UPDATE tasks SET state = ?2, stage = 'done', ra
     WHERE seq IN (SELECT seq FROM tasks
         WHERE expires IS NOT NULL AND stage IN ('scheduled', 'waiting') AND expires <= ?1
             AND (+stage = 'waiting' OR lost > 0) = ?6
-        ORDER BY expires LIMIT ?5)";
+        ORDER BY expires LIMIT ?5)
+    RETURNING id";
 
 /// Makes rows due. Those that the broker lost were due before, and stayed counted.
 const WAKE: &str = "UPDATE tasks SET stage = 'waiting'
@@ -68,8 +69,8 @@ pub(super) async fn tick(
     now: UnixMs,
     changes: &mut Changes,
 ) -> Result<(), sqlx::Error> {
-    expire(connection, now, false).await?;
-    changes.outstanding -= expire(connection, now, true).await?;
+    expire(connection, now, false, changes).await?;
+    changes.outstanding -= expire(connection, now, true, changes).await?;
     let woken: Vec<i64> = sqlx::query_scalar(WAKE).bind(now).bind(CHUNK).fetch_all(connection).await?;
     changes.outstanding += woken.iter().sum::<i64>();
     changes.relay |= !woken.is_empty();
@@ -77,11 +78,19 @@ pub(super) async fn tick(
 }
 
 /// Ends expired rows that were counted as outstanding, or those that were not; says how many.
-async fn expire(connection: &mut SqliteConnection, now: UnixMs, outstanding: bool) -> Result<i64, sqlx::Error> {
+async fn expire(
+    connection: &mut SqliteConnection,
+    now: UnixMs,
+    outstanding: bool,
+    changes: &mut Changes,
+) -> Result<i64, sqlx::Error> {
     let error = json(&revoked("expired".to_owned()))?;
-    let expire = sqlx::query(EXPIRE).bind(now).bind(State::Revoked.name()).bind(State::Revoked.rank());
-    let expired = expire.bind(error).bind(CHUNK).bind(outstanding).execute(connection).await?;
-    Ok(i64::try_from(expired.rows_affected()).unwrap_or(i64::MAX))
+    let expire = sqlx::query_scalar(EXPIRE).bind(now).bind(State::Revoked.name()).bind(State::Revoked.rank());
+    let expired: Vec<String> = expire.bind(error).bind(CHUNK).bind(outstanding).fetch_all(connection).await?;
+    for id in &expired {
+        changes.touched(id);
+    }
+    Ok(i64::try_from(expired.len()).unwrap_or(i64::MAX))
 }
 
 const PRUNE: &str = "DELETE FROM tasks

@@ -7,6 +7,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard, oneshot};
 
 use super::control::Hand;
 use super::revoke::{Chunk, PurgeChunk, Revocation, Revoke};
+use super::watch::{News, Watches};
 use super::{
     Accepted, Atomicity, Child, Counted, Forgotten, IdempotencyKey, KeptType, NewTask, Published, Recorded, StoreError,
     UnixMs,
@@ -70,7 +71,13 @@ pub(super) struct Changes {
     /// Queues that were paused, since when, or resumed.
     pub(super) paused: Vec<(String, Option<UnixMs>)>,
     /// Kept from a revocation's look at it to the commit.
-    hand: Option<OwnedMutexGuard<Hand>>,
+    pub(super) hand: Option<OwnedMutexGuard<Hand>>,
+    /// Who is watched, when anybody is.
+    pub(super) watches: Option<Arc<Watches>>,
+    /// Watched rows that the request touched.
+    pub(super) touched: Vec<String>,
+    /// Watched rows as they were after it.
+    pub(super) news: Vec<(String, News)>,
 }
 
 impl Changes {
@@ -84,5 +91,12 @@ impl Changes {
         // A relay that finds rows gone looks for others.
         self.relay = true;
         self.hand.insert(held)
+    }
+
+    /// Says that a row changed in what its watchers wait for.
+    pub(super) fn touched(&mut self, id: &str) {
+        if self.watches.as_ref().is_some_and(|watches| watches.is_watched(id)) {
+            self.touched.push(id.to_owned());
+        }
     }
 }

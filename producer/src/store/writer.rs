@@ -8,10 +8,11 @@ use sqlx::SqliteConnection;
 use tokio::sync::mpsc;
 
 use super::control::Control;
+use super::watch::{News, Watches};
 use super::write::{Changes, Done, Write};
 use super::{
     Accepted, Child, Counted, Recorded, StoreError, Wake, batch, children, control, forget, insert, keys, lost, relay,
-    reports, revoke, task_types, time,
+    reports, revoke, task_types, time, watch,
 };
 
 /// The most requests in one commit.
@@ -23,6 +24,7 @@ pub(super) struct Writer {
     wake: Arc<Wake>,
     outstanding: Arc<AtomicI64>,
     control: Arc<Control>,
+    watches: Arc<Watches>,
 }
 
 /// Answers a request with the fate of its commit.
@@ -35,8 +37,9 @@ impl Writer {
         wake: Arc<Wake>,
         outstanding: Arc<AtomicI64>,
         control: Arc<Control>,
+        watches: Arc<Watches>,
     ) -> Self {
-        Self { connection, requests, wake, outstanding, control }
+        Self { connection, requests, wake, outstanding, control, watches }
     }
 
     /// Commits until every handle to the store is gone.
@@ -49,18 +52,31 @@ impl Writer {
     }
 
     async fn commit(&mut self, group: Vec<Write>) {
-        let mut changes = Changes::default();
+        let watches = self.watches.begin().then(|| self.watches.clone());
+        let mut changes = Changes { watches, ..Changes::default() };
         let mut answers = Vec::with_capacity(group.len());
         let outcome = self.transaction(group, &mut changes, &mut answers).await;
         if let Err(error) = &outcome {
             tracing::error!(%error, "the store did not commit");
             // Also after a failed BEGIN, where there is nothing to roll back.
             let _ = sqlx::query("ROLLBACK").execute(&mut self.connection).await;
+            changes.news.clear();
         } else {
             self.tell(&changes);
         }
+        drop(changes.hand.take());
         for answer in answers {
             answer(outcome.clone());
+        }
+        self.tell_watchers(changes.news).await;
+    }
+
+    /// After the answers, which the look at what became watched meanwhile must not hold up.
+    async fn tell_watchers(&mut self, news: Vec<(String, News)>) {
+        let fresh = self.watches.end(news);
+        if !fresh.is_empty() {
+            let news = watch::read(&mut self.connection, fresh).await;
+            self.watches.tell(news);
         }
     }
 
@@ -92,6 +108,7 @@ impl Writer {
                 continue;
             }
             let (answer, outcome) = apply(connection, write, &self.control, changes).await;
+            watch::look(connection, changes).await;
             answers.push(answer);
             failed = outcome.err();
         }
