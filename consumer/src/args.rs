@@ -77,11 +77,13 @@ pub enum InvalidArguments {
 }
 
 impl InvalidArguments {
-    /// The same error without the values of these arguments.
+    /// The same error without the values of these arguments, or of any when `all` of them may be meant.
     #[must_use]
-    pub fn redacted(self, names: &[&str]) -> Self {
+    pub fn redacted(self, names: &[&str], all: bool) -> Self {
         match self {
-            Self::Value { argument, .. } if names.contains(&argument.trim_matches('`')) => Self::Redacted { argument },
+            Self::Value { argument, .. } if all || names.contains(&argument.trim_matches('`')) => {
+                Self::Redacted { argument }
+            }
             // It may quote any of them.
             Self::Refused { .. } if !names.is_empty() => {
                 Self::Refused { reason: "not what the task takes; the values are not shown".to_owned() }
@@ -305,7 +307,7 @@ mod tests {
             refusal::<Pair>("[2]", r#"{"second": -1}"#),
             "argument `second`: invalid value: integer `-1`, expected u8"
         );
-        let error = from_call::<Pair>(&raw("[1, 2]"), &raw("{}")).unwrap_err().redacted(&["first"]);
+        let error = from_call::<Pair>(&raw("[1, 2]"), &raw("{}")).unwrap_err().redacted(&["first"], false);
         assert!(matches!(error, InvalidArguments::Redacted { .. }), "{error}");
     }
 

@@ -71,8 +71,8 @@ impl<H: Handler> ErasedHandler for H {
         ctx: Context,
     ) -> BoxFuture<'static, Result<Box<RawValue>, CallError>> {
         Box::pin(async move {
-            let parsed = from_call(&args, &kwargs)
-                .map_err(|error| CallError::InvalidArguments(error.redacted(H::OPTIONS.redacted)))?;
+            let parsed =
+                from_call(&args, &kwargs).map_err(|error| CallError::InvalidArguments(redacted::<H>(error)))?;
             // A run may last; what it was called with is not held twice meanwhile.
             drop((args, kwargs));
             let output = self.run(parsed, ctx).await.map_err(CallError::Task)?;
@@ -97,6 +97,17 @@ fn names(schema: &Value, fields: Option<&[&str]>) -> (Option<Vec<String>>, Vec<S
     } else {
         (None, Vec::new())
     }
+}
+
+/// The error without what is shown to nobody. Where a field has two names, or none, an error may name it by another than
+/// the handler does, and then no value is shown.
+fn redacted<H: Handler>(error: InvalidArguments) -> InvalidArguments {
+    let names = H::OPTIONS.redacted;
+    if names.is_empty() {
+        return error;
+    }
+    let (positional, aliases) = self::names(&schema_for!(H::Args).to_value(), fields::<H::Args>());
+    error.redacted(names, positional.is_none() || !aliases.is_empty())
 }
 
 /// Why a call has no result.
@@ -303,6 +314,36 @@ mod tests {
         for args in [r#"[1, "4242-4242"]"#, r#"["many", "4242-4242"]"#] {
             let error = TaskError::from(call(&registry, "pay", args).await.unwrap_err()).error().message.clone();
             assert!(error.starts_with("argument `") && !error.contains("4242"), "{error}");
+        }
+    }
+
+    #[derive(Deserialize, JsonSchema)]
+    struct Transfer {
+        #[serde(alias = "a_sum")]
+        sum: u32,
+        #[serde(alias = "pan")]
+        card: u64,
+    }
+
+    struct Send;
+
+    impl Handler for Send {
+        const NAME: &'static str = "send";
+        const OPTIONS: TaskOptions = TaskOptions::new().redact(&["card"]);
+        type Args = Transfer;
+        type Output = u64;
+
+        async fn run(&self, Transfer { sum, card }: Transfer, _: Context) -> Result<u64, TaskError> {
+            Ok(u64::from(sum) + card)
+        }
+    }
+
+    #[tokio::test]
+    async fn an_argument_of_two_names_is_redacted_by_each() {
+        for (args, kwargs) in [(r#"[1, "4242"]"#, "{}"), ("[1]", r#"{"pan": "4242"}"#), ("[1]", r#"{"card": "4242"}"#)]
+        {
+            let error = TestRun::new().call(Send, args, kwargs).await.unwrap_err();
+            assert!(error.error().kind == "InvalidArguments" && !error.error().message.contains("4242"), "{error:?}");
         }
     }
 }
