@@ -112,13 +112,19 @@ fn routes(config: &mut web::ServiceConfig) {
             web::resource("/v1/tasks/{id}/revoke").route(web::post().to(revoke::revoke)).default_service(other("POST")),
         )
         .service(
-            web::resource("/v1/queues/{q}/pause").route(web::post().to(pause::pause)).default_service(other("POST")),
+            web::resource("/v1/queues/{queue}/pause")
+                .route(web::post().to(pause::pause))
+                .default_service(other("POST")),
         )
         .service(
-            web::resource("/v1/queues/{q}/resume").route(web::post().to(pause::resume)).default_service(other("POST")),
+            web::resource("/v1/queues/{queue}/resume")
+                .route(web::post().to(pause::resume))
+                .default_service(other("POST")),
         )
         .service(
-            web::resource("/v1/queues/{q}/purge").route(web::post().to(pause::purge)).default_service(other("POST")),
+            web::resource("/v1/queues/{queue}/purge")
+                .route(web::post().to(pause::purge))
+                .default_service(other("POST")),
         )
         .service(
             web::resource("/v1/tasks")
@@ -127,10 +133,15 @@ fn routes(config: &mut web::ServiceConfig) {
                 .default_service(other("GET, HEAD, POST")),
         )
         .service(
-            // One resource, since a client may have chosen `batch` as an id.
+            // A client may have chosen `batch` as an id: what it asks of that goes on to the next resource.
+            web::resource("/v1/tasks/batch")
+                .guard(guard::Not(guard::Any(guard::Get()).or(guard::Head()).or(guard::Delete())))
+                .route(web::post().to(batch::batch))
+                .default_service(other("GET, HEAD, POST, DELETE")),
+        )
+        .service(
             web::resource("/v1/tasks/{id}")
                 .wrap(from_fn(lean::lean))
-                .route(web::post().guard(guard::fn_guard(batch::is_batch)).to(batch::batch))
                 .route(get().to(task::task))
                 .route(web::delete().to(forget::forget))
                 .default_service(other("GET, HEAD, DELETE")),

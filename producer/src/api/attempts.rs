@@ -4,36 +4,43 @@ use actix_web::{HttpResponse, web};
 use protocol::state::State;
 use serde::Serialize;
 use serde_json::value::RawValue;
+use utoipa::ToSchema;
 
 use super::Api;
+use super::openapi::answers::{NoStore, NoTask};
+use super::openapi::schemas::{ErrorView, TaskId};
 use super::problem::Problem;
 use super::view::time;
 use crate::store::Attempt;
 
 /// The attempts of a task.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct AttemptList {
     /// The latest 50, oldest first; the last one may be running.
     attempts: Vec<AttemptView>,
 }
 
 /// One attempt. Times are RFC 3339, UTC.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct AttemptView {
     /// From 0. One that the broker lost comes again under its number.
     attempt: u32,
     worker: Option<String>,
+    #[schema(format = DateTime)]
     started_at: Option<String>,
     /// Null while it runs.
+    #[schema(format = DateTime)]
     ended_at: Option<String>,
     state: AttemptState,
+    #[schema(value_type = Option<ErrorView>)]
     error: Option<Box<RawValue>>,
     /// When the next attempt was due.
+    #[schema(format = DateTime)]
     retry_at: Option<String>,
 }
 
 /// How an attempt stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum AttemptState {
     /// It runs.
@@ -50,7 +57,12 @@ pub enum AttemptState {
     Lost,
 }
 
-/// 200 with the attempts, none of a task that was never started; 404 for one that is not kept.
+/// The attempts of a task
+///
+/// None of a task that was never started.
+#[utoipa::path(get, path = "/v1/tasks/{id}/attempts", tag = "tasks",
+    params(("id" = inline(TaskId), Path, description = "Its id")),
+    responses((status = 200, description = "The attempts", body = AttemptList), NoTask, NoStore))]
 pub async fn attempts(api: web::Data<Api>, id: web::Path<String>) -> Result<HttpResponse, Problem> {
     let attempts = api.store.attempts(&id).await?.ok_or_else(Problem::unknown_task)?;
     let attempts = attempts.into_iter().map(view).collect();

@@ -5,7 +5,6 @@ mod tasks;
 
 use std::time::Duration;
 
-use actix_web::guard::GuardContext;
 use actix_web::http::StatusCode;
 use actix_web::web::{BytesMut, Payload};
 use actix_web::{HttpRequest, HttpResponse, web};
@@ -13,11 +12,16 @@ use protocol::timestamp::now_ms;
 use serde::Serialize;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
+use utoipa::ToSchema;
 
-use self::tasks::{Checked, Format, MAX_TASKS};
+pub use self::tasks::MAX_TASKS;
+use self::tasks::{Checked, Format};
 use super::Api;
 use super::body::{Bounds, media_type, read_body};
 use super::idempotency::refuse_key;
+use super::openapi::answers::{BadBody, NoBatch, PROBLEM};
+use super::openapi::parameters::BatchQuery;
+use super::openapi::schemas::{Lines, Submissions};
 use super::problem::{FieldError, Problem};
 use super::query::Parameters;
 use super::submit::refuse_beyond_cap;
@@ -32,21 +36,21 @@ static ROOM: Semaphore = Semaphore::const_new(16);
 const ROOM_DEADLINE: Duration = Duration::from_secs(10);
 
 /// The answer when all were accepted.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct BatchAccepted {
     /// In the order in which they were sent.
     tasks: Vec<TaskView>,
 }
 
 /// The answer to `?partial=true`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct BatchPartial {
     accepted: Vec<AcceptedTask>,
     rejected: Vec<RejectedTask>,
 }
 
 /// A task of the batch that was accepted.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct AcceptedTask {
     /// Its place in the batch, from 0.
     index: usize,
@@ -54,7 +58,7 @@ pub struct AcceptedTask {
 }
 
 /// A task of the batch that was not accepted.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct RejectedTask {
     /// Its place in the batch, from 0.
     index: usize,
@@ -62,12 +66,31 @@ pub struct RejectedTask {
     errors: Vec<FieldError>,
 }
 
-/// Whether the path is the batches' own.
-pub fn is_batch(context: &GuardContext<'_>) -> bool {
-    context.head().uri.path() == "/v1/tasks/batch"
+/// The answer, by whether `?partial=true` was asked for.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum BatchAnswer {
+    /// Without it.
+    All(BatchAccepted),
+    /// With it.
+    Partial(BatchPartial),
 }
 
-/// 202 with the tasks; 422 with every bad one, and then none is stored.
+/// Submit many tasks
+///
+/// Up to 1000 in one commit: all or none, or with `?partial=true` those that can be accepted. 202 says that they are on
+/// disk. A batch takes no `Idempotency-Key`: give its tasks a `task_id` each, and it can be repeated.
+#[utoipa::path(post, path = "/v1/tasks/batch", tag = "tasks", params(BatchQuery),
+    request_body(content((inline(Submissions) = "application/json"), (inline(Lines) = "application/x-ndjson"))),
+    responses(
+        (status = 202, description = "The tasks as they stand", body = BatchAnswer),
+        (status = 400, description = "The body is not JSON, or did not come whole, or the query is wrong, or there is an \
+            `Idempotency-Key`", body = Problem, content_type = PROBLEM),
+        (status = 422, description = "Nothing was stored: there are no tasks or too many, or some are wrong or taken, and \
+            `errors` names each by its place and field", body = Problem, content_type = PROBLEM),
+        BadBody,
+        NoBatch,
+    ))]
 pub async fn batch(api: web::Data<Api>, request: HttpRequest, payload: Payload) -> Result<HttpResponse, Problem> {
     let atomicity = atomicity(request.query_string())?;
     refuse_key(&request)?;
@@ -86,13 +109,14 @@ pub async fn batch(api: web::Data<Api>, request: HttpRequest, payload: Payload) 
     }
     metrics::counter!("errand_accepted_total").increment(checked.tasks.len() as u64);
     let views = checked.tasks.into_iter().map(|task| api.view(&TaskRow::from(task)));
-    Ok(if atomicity == Atomicity::All {
-        HttpResponse::Accepted().json(BatchAccepted { tasks: views.collect() })
+    let answer = if atomicity == Atomicity::All {
+        BatchAnswer::All(BatchAccepted { tasks: views.collect() })
     } else {
         let accepted = views.zip(checked.places).map(|(task, index)| AcceptedTask { index, task }).collect();
         let rejected = checked.rejected.into_iter().map(|(index, errors)| RejectedTask { index, errors }).collect();
-        HttpResponse::Accepted().json(BatchPartial { accepted, rejected })
-    })
+        BatchAnswer::Partial(BatchPartial { accepted, rejected })
+    };
+    Ok(HttpResponse::Accepted().json(answer))
 }
 
 fn atomicity(query: &str) -> Result<Atomicity, Problem> {

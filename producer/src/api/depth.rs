@@ -74,7 +74,7 @@ async fn view(api: &Api, route: &Route) -> Result<QueueView, Problem> {
     Ok(QueueView {
         queue: route.queue.clone(),
         foreign: route.foreign,
-        paused: false,
+        paused: api.store.paused_at(&route.queue).is_some(),
         scheduled: depth.scheduled,
         waiting: depth.waiting,
         queued: depth.queued,

@@ -17,14 +17,33 @@ use tokio::time::timeout;
 
 use self::frame::{Position, frame};
 use super::Api;
+use super::openapi::answers::{NoTask, NoWatch};
+use super::openapi::parameters::LastEvent;
+use super::openapi::schemas::TaskId;
 use super::problem::Problem;
 use crate::store::{StoreError, TaskRow, Watch};
 
 /// Less than proxies wait for.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 
-/// 200 with the events that follow `Last-Event-ID`; 204 when that is the last there is, so that an `EventSource` ends; 404
-/// as for the task itself. A `Last-Event-ID` that this task never had is ignored.
+/// Follow a task
+///
+/// Server-sent events: first the task as it stands, then a `state` event with the whole task for each state, and a
+/// `progress` event for each progress. The one of a terminal state is the last. A `Last-Event-ID` that this task never had
+/// is ignored.
+#[utoipa::path(get, path = "/v1/tasks/{id}/events", tag = "tasks",
+    params(("id" = inline(TaskId), Path, description = "Its id"), LastEvent),
+    responses(
+        (status = 200, description = "The events that follow `Last-Event-ID`", body = String,
+            content_type = "text/event-stream",
+            headers(
+                ("Cache-Control" = String, description = "`no-cache`"),
+                ("X-Accel-Buffering" = String, description = "`no`"),
+            )),
+        (status = 204, description = "None follows, now or later"),
+        NoTask,
+        NoWatch,
+    ))]
 pub async fn events(api: web::Data<Api>, request: HttpRequest, id: web::Path<String>) -> Result<HttpResponse, Problem> {
     let watch = api.store.watch(&id)?;
     let row = watch.now().await?.ok_or_else(Problem::unknown_task)?;

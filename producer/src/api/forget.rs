@@ -4,10 +4,22 @@ use actix_web::http::StatusCode;
 use actix_web::{HttpResponse, web};
 
 use super::Api;
+use super::openapi::answers::{NoStore, NoTask, PROBLEM};
+use super::openapi::schemas::TaskId;
 use super::problem::Problem;
 use crate::store::Forgotten;
 
-/// 204; 409 for a task that has not ended, 404 for one that is not kept.
+/// Forget a task
+///
+/// Only one that has ended. Nothing of it is kept.
+#[utoipa::path(delete, path = "/v1/tasks/{id}", tag = "tasks",
+    params(("id" = inline(TaskId), Path, description = "Its id")),
+    responses(
+        (status = 204, description = "It is forgotten"),
+        (status = 409, description = "It has not ended", body = Problem, content_type = PROBLEM),
+        NoTask,
+        NoStore,
+    ))]
 pub async fn forget(api: web::Data<Api>, id: web::Path<String>) -> Result<HttpResponse, Problem> {
     match api.store.forget(&id).await? {
         Forgotten::Done => Ok(HttpResponse::NoContent().finish()),

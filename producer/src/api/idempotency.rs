@@ -16,7 +16,8 @@ use crate::store::{Accepted, IdempotencyKey, NewTask, TaskRow};
 const HEADER: &str = "Idempotency-Key";
 /// Says that nothing was accepted now.
 pub const REPLAYED: &str = "Idempotency-Replayed";
-const MAX_KEY_BYTES: usize = 255;
+/// The longest key.
+pub const MAX_KEY_BYTES: usize = 255;
 
 /// The request's key, if it has one. `body` is a task that was checked.
 ///

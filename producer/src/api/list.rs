@@ -4,19 +4,24 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use protocol::state::State;
 use protocol::timestamp::{parse_rfc3339, unix_ms};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::Api;
+use super::openapi::answers::{BadQuery, NoStore};
+use super::openapi::parameters::ListQuery;
 use super::problem::Problem;
 use super::query::Parameters;
 use super::view::TaskView;
 use crate::rules;
 use crate::store::Filter;
 
-const USUAL_LIMIT: usize = 50;
-const MAX_LIMIT: usize = 1_000;
+/// Tasks of a page when nothing is said.
+pub const USUAL_LIMIT: usize = 50;
+/// Tasks of a page, at most.
+pub const MAX_LIMIT: usize = 1_000;
 
 /// A page of tasks.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct TaskList {
     tasks: Vec<TaskView>,
     /// What to give as `cursor` for the next page, null at the end. A page may be short, or empty, and not the last.
@@ -31,7 +36,12 @@ struct Wish {
     limit: usize,
 }
 
-/// 200 with the page; 400 for parameters that cannot be used.
+/// List tasks
+///
+/// Newest first, a page at a time.
+#[utoipa::path(get, path = "/v1/tasks", tag = "tasks", params(ListQuery), responses(
+    (status = 200, description = "A page of tasks", body = TaskList), BadQuery, NoStore,
+))]
 pub async fn list(api: web::Data<Api>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let wish = read(request.query_string())?;
     let page = api.store.list(&wish.filter, wish.before, wish.limit).await?;

@@ -3,13 +3,14 @@
 //! An endpoint that is a route and not in [`Document`], or the other way round, fails a test.
 
 pub mod answers;
+pub mod parameters;
 pub mod schemas;
 
 use actix_web::http::header::{CONTENT_SECURITY_POLICY, X_CONTENT_TYPE_OPTIONS};
 use actix_web::{HttpResponse, web};
 use utoipa::OpenApi;
 
-use super::{catalog, depth, health, submit, task};
+use super::{attempts, batch, catalog, depth, events, forget, health, list, pause, revoke, stats, submit, task};
 
 /// Every endpoint. Schemas follow from what these name.
 #[derive(OpenApi)]
@@ -23,9 +24,19 @@ use super::{catalog, depth, health, submit, task};
     servers((url = "/")),
     paths(
         submit::submit,
+        batch::batch,
+        list::list,
         task::task,
+        events::events,
+        attempts::attempts,
+        revoke::revoke,
+        forget::forget,
         depth::queues,
         depth::queue,
+        pause::pause,
+        pause::resume,
+        pause::purge,
+        stats::stats,
         catalog::workers,
         catalog::task_types,
         health::livez,

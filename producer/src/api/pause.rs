@@ -4,22 +4,26 @@ use actix_web::http::StatusCode;
 use actix_web::{HttpResponse, web};
 use protocol::timestamp::{from_unix_ms, now_ms, rfc3339};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::Api;
+use super::openapi::answers::{NoQueue, NoStore};
+use super::openapi::schemas::QueueName;
 use super::problem::Problem;
 use crate::store::UnixMs;
 
 /// Whether a queue is paused.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct QueueState {
     queue: String,
     paused: bool,
-    /// RFC 3339, UTC.
+    /// RFC 3339, UTC; null when it is not paused.
+    #[schema(format = DateTime)]
     paused_at: Option<String>,
 }
 
 /// What a purge did.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct QueuePurged {
     queue: String,
     /// Tasks that are REVOKED now, or will be.
@@ -28,18 +32,31 @@ pub struct QueuePurged {
     at_broker: u64,
 }
 
-/// 200 with the queue's state. Its tasks are not published any more, and workers of ours do not consume it.
+/// Pause a queue
+///
+/// Its tasks are accepted and not published any more, and workers, those of Celery excepted, do not consume it.
+#[utoipa::path(post, path = "/v1/queues/{queue}/pause", tag = "queues",
+    params(("queue" = inline(QueueName), Path, description = "Its name")),
+    responses((status = 200, description = "It is paused", body = QueueState), NoQueue, NoStore))]
 pub async fn pause(api: web::Data<Api>, queue: web::Path<String>) -> Result<HttpResponse, Problem> {
     change(&api, queue.into_inner(), Some(now_ms())).await
 }
 
-/// 200 with the queue's state.
+/// Resume a queue
+#[utoipa::path(post, path = "/v1/queues/{queue}/resume", tag = "queues",
+    params(("queue" = inline(QueueName), Path, description = "Its name")),
+    responses((status = 200, description = "It is not paused", body = QueueState), NoQueue, NoStore))]
 pub async fn resume(api: web::Data<Api>, queue: web::Path<String>) -> Result<HttpResponse, Problem> {
     change(&api, queue.into_inner(), None).await
 }
 
-/// 200 with how many tasks it revoked: those that waited here, at the broker, or for their next attempt. Neither what
-/// runs nor what is not due, and no message of anybody else.
+/// Purge a queue
+///
+/// Revokes what waits here, at the broker, or for its next attempt. Neither what runs nor what is not due, and no message
+/// of anybody else.
+#[utoipa::path(post, path = "/v1/queues/{queue}/purge", tag = "queues",
+    params(("queue" = inline(QueueName), Path, description = "Its name")),
+    responses((status = 200, description = "How many were revoked", body = QueuePurged), NoQueue, NoStore))]
 pub async fn purge(api: web::Data<Api>, queue: web::Path<String>) -> Result<HttpResponse, Problem> {
     let queue = known(&api, queue.into_inner())?;
     let purged = api.store.purge(&queue, now_ms()).await?;

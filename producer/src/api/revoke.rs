@@ -5,11 +5,25 @@ use actix_web::{HttpResponse, web};
 use protocol::timestamp::now_ms;
 
 use super::Api;
+use super::openapi::answers::{NoStore, NoTask, PROBLEM};
+use super::openapi::schemas::TaskId;
 use super::problem::Problem;
+use super::view::TaskView;
 use crate::store::Revocation;
 
-/// 200 with the task, REVOKED, when it was never handed to the relay and so never starts. 202 with the task when it may be
-/// at the broker or run: workers drop it or end it. 409 when it has ended.
+/// Revoke a task
+///
+/// 200 when it was never handed to the relay and so never starts. 202 when it may be at the broker or run: workers drop it
+/// or end it.
+#[utoipa::path(post, path = "/v1/tasks/{id}/revoke", tag = "tasks",
+    params(("id" = inline(TaskId), Path, description = "Its id")),
+    responses(
+        (status = 200, description = "The task, REVOKED", body = TaskView),
+        (status = 202, description = "The task as it stands; it will be REVOKED unless it ends before", body = TaskView),
+        (status = 409, description = "It has ended", body = Problem, content_type = PROBLEM),
+        NoTask,
+        NoStore,
+    ))]
 pub async fn revoke(api: web::Data<Api>, id: web::Path<String>) -> Result<HttpResponse, Problem> {
     let status = match api.store.revoke(&id, now_ms()).await? {
         Revocation::Never => StatusCode::OK,

@@ -2,13 +2,15 @@
 
 use actix_web::{HttpResponse, web};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::Api;
+use super::openapi::answers::NoStore;
 use super::problem::Problem;
 use crate::store::Counts;
 
 /// Tasks since the store was made, all of one moment: `accepted` is the sum of all that follow but `forgotten`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Stats {
     /// All that were ever accepted.
     accepted: u64,
@@ -32,7 +34,12 @@ pub struct Stats {
     forgotten: u64,
 }
 
-/// 200 with the counts.
+/// How many tasks are where
+///
+/// Since the store was made, over all queues.
+#[utoipa::path(get, path = "/v1/stats", tag = "service", responses(
+    (status = 200, description = "The counts", body = Stats), NoStore,
+))]
 pub async fn stats(api: web::Data<Api>) -> Result<HttpResponse, Problem> {
     Ok(HttpResponse::Ok().json(Stats::from(api.store.counts().await?)))
 }

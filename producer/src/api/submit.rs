@@ -9,6 +9,7 @@ use protocol::timestamp::now_ms;
 use super::body::read_json;
 use super::fields::parse;
 use super::openapi::answers::{BadBody, NoStore, PROBLEM};
+use super::openapi::parameters::{Key, Patience};
 use super::openapi::schemas::Submission;
 use super::prefer::Wait;
 use super::problem::Problem;
@@ -22,10 +23,26 @@ use crate::store::{NewTask, TaskRow};
 ///
 /// 202 says that it is on disk. It then reaches SUCCESS, FAILURE or REVOKED, whatever goes away meanwhile. 200 when it
 /// ended within `Prefer: wait=N`.
-#[utoipa::path(post, path = "/v1/tasks", tag = "tasks", request_body = Submission, responses(
-    (status = 202, description = "The task as it stands", body = TaskView,
-        headers(("Location" = String, description = "Where it is read"))),
+#[utoipa::path(post, path = "/v1/tasks", tag = "tasks", params(Key, Patience), request_body = Submission, responses(
+    (status = 200, description = "The task, which has ended within the wait", body = TaskView, headers(
+        ("Location" = String, description = "Where it is read"),
+        ("Cache-Control" = String, description = "`no-cache`"),
+        ("Preference-Applied" = String, description = "`wait=N`"),
+        ("Idempotency-Replayed" = String, description = "`true` when it had been accepted before"),
+    )),
+    (status = 202, description = "The task as it stands", body = TaskView, headers(
+        ("Location" = String, description = "Where it is read"),
+        ("Cache-Control" = String, description = "`no-cache`"),
+        ("Retry-After" = u32, description = "Seconds after which a look is worth it; absent once it has ended"),
+        ("Idempotency-Replayed" = String, description = "`true` when it had been accepted before"),
+    )),
+    (status = 400, description = "The body is not JSON, or did not come whole, or `Idempotency-Key` cannot be one",
+        body = Problem, content_type = PROBLEM),
     (status = 409, description = "`task_id` is taken", body = Problem, content_type = PROBLEM),
+    (status = 410, description = "The task of this `Idempotency-Key` is kept no more", body = Problem,
+        content_type = PROBLEM),
+    (status = 422, description = "Fields are wrong: `errors` names each by its JSON pointer; or something else was \
+        submitted under this `Idempotency-Key`", body = Problem, content_type = PROBLEM),
     BadBody,
     NoStore,
 ))]

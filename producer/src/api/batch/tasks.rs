@@ -14,7 +14,7 @@ use crate::rules::{Limits, MAX_BYTES};
 use crate::store::{NewTask, UnixMs};
 
 /// The most tasks of a batch.
-pub(super) const MAX_TASKS: usize = 1_000;
+pub const MAX_TASKS: usize = 1_000;
 /// The errors that are told of one task: its fields can be a thousand times as many as it has.
 const MAX_ERRORS: usize = 10;
 

@@ -24,17 +24,21 @@ fn problems(described: &[(u16, &str)]) -> Responses {
     described.iter().map(|(status, text)| (status.to_string(), problem(text).build().into())).collect()
 }
 
-/// Of an endpoint that reads a JSON body.
+fn busy(description: &str) -> Responses {
+    let seconds = ObjectBuilder::new().schema_type(Type::Integer).build();
+    let after = HeaderBuilder::new().schema(seconds).description(Some("Seconds")).build();
+    [("503".to_owned(), problem(description).header("Retry-After", after).build().into())].into()
+}
+
+/// Of an endpoint that reads a body, but for what may stand in it.
 pub struct BadBody;
 
 impl IntoResponses for BadBody {
     fn responses() -> Responses {
         problems(&[
-            (400, "The body is not JSON, or did not come whole"),
             (408, "The body did not come in time"),
             (413, "The body is too large"),
             (415, "The body is of another content type, or compressed"),
-            (422, "Fields are wrong: `errors` names each by its JSON pointer"),
         ])
     }
 }
@@ -44,10 +48,34 @@ pub struct NoStore;
 
 impl IntoResponses for NoStore {
     fn responses() -> Responses {
-        let seconds = ObjectBuilder::new().schema_type(Type::Integer).build();
-        let after = HeaderBuilder::new().schema(seconds).description(Some("Seconds")).build();
-        let busy = problem("The store, or what it may hold, has no room just now").header("Retry-After", after);
-        [("503".to_owned(), busy.build().into())].into()
+        busy("The store, or what it may hold, has no room just now")
+    }
+}
+
+/// Of an endpoint that takes batches in.
+pub struct NoBatch;
+
+impl IntoResponses for NoBatch {
+    fn responses() -> Responses {
+        busy("The store, or what it may hold, has no room just now, or too many batches come in at once")
+    }
+}
+
+/// Of an endpoint that may wait for changes of a task.
+pub struct NoWatch;
+
+impl IntoResponses for NoWatch {
+    fn responses() -> Responses {
+        busy("The store gives no tasks just now, or too many clients wait for one")
+    }
+}
+
+/// Of an endpoint that reads a query.
+pub struct BadQuery;
+
+impl IntoResponses for BadQuery {
+    fn responses() -> Responses {
+        problems(&[(400, "Parameters are wrong, unknown or given twice: `parameters` names each")])
     }
 }
 

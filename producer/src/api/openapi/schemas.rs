@@ -5,10 +5,11 @@ use utoipa::openapi::schema::{ObjectBuilder, SchemaType};
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
+use crate::api::batch::MAX_TASKS;
 use crate::rules;
 
 /// A schema that is written as JSON. One that is none describes nothing, which a test would see.
-fn schema(json: Value) -> RefOr<Schema> {
+pub fn schema(json: Value) -> RefOr<Schema> {
     serde_json::from_value(json).unwrap_or_else(|_| Schema::default().into())
 }
 
@@ -71,6 +72,31 @@ impl PartialSchema for Submission {
                 },
             },
         }))
+    }
+}
+
+/// The body of a batch as JSON.
+pub struct Submissions;
+
+impl ToSchema for Submissions {}
+
+impl PartialSchema for Submissions {
+    fn schema() -> RefOr<Schema> {
+        schema(json!({
+            "type": "array", "minItems": 1, "maxItems": MAX_TASKS,
+            "items": {"$ref": format!("#/components/schemas/{}", Submission::name())},
+        }))
+    }
+}
+
+/// The body of a batch as NDJSON.
+pub struct Lines;
+
+impl ToSchema for Lines {}
+
+impl PartialSchema for Lines {
+    fn schema() -> RefOr<Schema> {
+        schema(json!({"type": "string", "description": "One task a line"}))
     }
 }
 
