@@ -104,7 +104,9 @@ mod tests {
     #[test]
     fn this_process_has_memory_and_time() {
         let pid = std::process::id();
-        assert!(rss(pid).unwrap() > 100_000 && peak_rss(pid).unwrap() >= rss(pid).unwrap());
+        assert!(rss(pid).unwrap() > 100_000);
+        // Not compared with each other: the kernel counts both roughly while threads come and go.
+        assert!(peak_rss(pid).unwrap() > 100_000);
         assert!(cpu_time(pid).unwrap() < Duration::from_hours(1));
     }
 }
