@@ -39,14 +39,15 @@ use actix_web::middleware::from_fn;
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, ResponseError, guard, web};
 use metrics_exporter_prometheus::PrometheusHandle;
 use protocol::amqp::Link;
+use protocol::timestamp::now_ms;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use self::problem::Problem;
-use crate::reason::reason;
+use crate::reason::{Line, reason};
 use crate::relay::Route;
 use crate::rules::Limits;
-use crate::store::{Store, TaskRow};
+use crate::store::{NewTask, Store, TaskRow};
 use crate::workers::Workers;
 
 const HTTP_WORKERS: usize = 2;
@@ -76,10 +77,28 @@ pub struct Api {
 impl Api {
     /// The task as the API shows it.
     fn view(&self, row: &TaskRow) -> view::TaskView {
-        let service = self.workers.service(&row.accepted.queue, &row.accepted.task);
-        let reason = reason(row, &self.link.borrow(), service, self.store.paused_at(&row.accepted.queue).is_some());
+        let NewTask { queue, task, .. } = &row.accepted;
+        let line = Line {
+            service: self.workers.service(queue, task),
+            paused: self.store.paused_at(queue).is_some(),
+            foreign: self.route(queue).is_some_and(|route| route.foreign),
+        };
+        let reason = reason(row, &self.link.borrow(), line, now_ms());
         let own = self.workers.retry(&row.accepted.task).unwrap_or_default();
         view::TaskView::new(row, own, reason)
+    }
+
+    fn route(&self, queue: &str) -> Option<&Route> {
+        self.queues.iter().find(|route| route.queue == queue)
+    }
+
+    /// A queue of this producer, or 404.
+    fn known_queue(&self, queue: &str) -> Result<&Route, Problem> {
+        self.route(queue).ok_or_else(|| {
+            let queues: Vec<&str> = self.queues.iter().map(|route| route.queue.as_str()).collect();
+            let detail = format!("the queues of this producer are {}", queues.join(", "));
+            Problem::new(StatusCode::NOT_FOUND, "unknown-queue", detail)
+        })
     }
 }
 

@@ -1,7 +1,7 @@
 //! Tells workers what is revoked and paused: after each commit that changed it, to a worker that asks, and all of it to
 //! all of them after every new connection and every hour. Nothing of it is confirmed: a worker that missed it asks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use protocol::amqp::{Publish, Publisher};
@@ -16,8 +16,13 @@ use crate::store::{Store, StoreError, UnixMs};
 
 /// Questions that wait for an answer; a worker repeats one that was dropped.
 pub const QUESTIONS: usize = 64;
+/// How soon what could not be told is told again.
+const RETRY: Duration = Duration::from_secs(5);
 /// How long to wait for room among what goes to the broker.
 const PAUSE: Duration = Duration::from_millis(20);
+
+/// The paused queues, each with since when.
+type Pauses = watch::Receiver<BTreeMap<String, UnixMs>>;
 
 /// The loop's parts.
 pub struct Control {
@@ -47,12 +52,12 @@ impl Control {
         let (mut link, mut pauses) = (self.publisher.watch(), self.store.paused_queues());
         let mut ticks = interval(TELL_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut answered = VecDeque::new();
         loop {
+            // What is short and urgent goes first.
             let told = tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
-                Some(question) = questions.recv() => self.answer(question).await,
-                Ok(()) = link.changed() => self.tell_all(&To::All).await,
-                _ = ticks.tick() => self.tell_all(&To::All).await,
                 Ok(()) = pauses.changed() => {
                     self.tell_queues(&To::All, &mut pauses).await;
                     Ok(())
@@ -61,34 +66,55 @@ impl Control {
                     self.tell_revoked(&revoked).await;
                     Ok(())
                 }
+                Ok(()) = link.changed() => self.tell_all(&To::All, &mut pauses).await,
+                _ = ticks.tick() => self.tell_all(&To::All, &mut pauses).await,
+                Some(question) = questions.recv() => self.answer(question, &mut answered, &mut pauses).await,
             };
             if let Err(error) = told {
-                tracing::error!(%error, "workers are not told what is revoked");
+                tracing::error!(%error, "workers are not told what is revoked yet");
+                ticks.reset_after(RETRY);
             }
         }
     }
 
-    /// Whoever may publish to `workers` may ask, but the answer goes to a worker's queue only.
-    async fn answer(&self, question: Message) -> Result<(), StoreError> {
+    /// Whoever may publish to `workers` may ask, but the answer goes to a worker's queue only. A worker repeats its question
+    /// until it has the answer, so one that was answered is passed over.
+    async fn answer(
+        &self,
+        question: Message,
+        answered: &mut VecDeque<String>,
+        pauses: &mut Pauses,
+    ) -> Result<(), StoreError> {
         let properties = question.properties;
+        if properties.correlation_id.as_ref().is_some_and(|question| answered.contains(question)) {
+            return Ok(());
+        }
         let queue = properties.reply_to.filter(|queue| self.topology.is_control_queue(queue));
         let Some(queue) = queue else {
             tracing::warn!("a question that names no worker's queue");
             return Ok(());
         };
-        let to = To::One { queue, question: properties.correlation_id };
-        self.tell_all(&to).await?;
+        let to = To::One { queue, question: properties.correlation_id.clone() };
+        self.tell_all(&to, pauses).await?;
         self.say(&to, &Command::Answered).await;
+        answered.extend(properties.correlation_id);
+        if answered.len() > QUESTIONS {
+            answered.pop_front();
+        }
         Ok(())
     }
 
-    async fn tell_all(&self, to: &To) -> Result<(), StoreError> {
+    /// Queues that are paused or resumed meanwhile are told in between.
+    async fn tell_all(&self, to: &To, pauses: &mut Pauses) -> Result<(), StoreError> {
         self.tell_queues(to, &mut self.store.paused_queues()).await;
-        let mut after = 0;
+        let mut before = i64::MAX;
         while self.publisher.link().is_ready() {
-            let tasks = self.store.revoked_after(after).await?;
+            if pauses.has_changed().unwrap_or(false) {
+                self.tell_queues(&To::All, pauses).await;
+            }
+            let tasks = self.store.revoked_before(before).await?;
             let Some(last) = tasks.last() else { break };
-            after = last.seq;
+            before = last.seq;
             let mut by_reason: BTreeMap<String, Vec<String>> = BTreeMap::new();
             for task in tasks {
                 by_reason.entry(task.reason).or_default().push(task.id);
@@ -101,7 +127,7 @@ impl Control {
     }
 
     /// Of each queue, so that whoever missed a change is right again.
-    async fn tell_queues(&self, to: &To, paused: &mut watch::Receiver<BTreeMap<String, UnixMs>>) {
+    async fn tell_queues(&self, to: &To, paused: &mut Pauses) {
         let paused = paused.borrow_and_update().clone();
         for queue in &self.queues {
             let (queue, by) = (queue.clone(), self.store.id().to_owned());

@@ -32,6 +32,8 @@ pub struct Relay {
     reply_to: String,
     origin: Arc<str>,
     window: u32,
+    /// Rows that were in its hands may not have got to the broker: those of them that are revoked end here.
+    held_back: bool,
 }
 
 /// Where a queue's tasks are published.
@@ -49,11 +51,11 @@ impl Relay {
     pub fn new(store: Store, publisher: Publisher, topology: Topology, route: Route, window: u32) -> Self {
         let reply_to = topology.results(store.id());
         let origin = format!("producer-{}", std::process::id()).into();
-        Self { store, publisher, topology, route, reply_to, origin, window }
+        Self { store, publisher, topology, route, reply_to, origin, window, held_back: false }
     }
 
     /// Publishes until `stop`, which is looked at between batches: what was confirmed is always marked.
-    pub async fn run(self, stop: CancellationToken) {
+    pub async fn run(mut self, stop: CancellationToken) {
         let mut wakes = self.store.wake().relay.subscribe();
         let mut pauses = self.store.paused_queues();
         while stop.run_until_cancelled(self.publisher.ready()).await.is_some() {
@@ -77,7 +79,11 @@ impl Relay {
         }
     }
 
-    async fn publish_due(&self, stop: &CancellationToken) -> Result<Progress, StoreError> {
+    async fn publish_due(&mut self, stop: &CancellationToken) -> Result<Progress, StoreError> {
+        if self.held_back {
+            self.store.end_revoked(now_ms()).await?;
+            self.held_back = false;
+        }
         if self.store.paused_at(&self.route.queue).is_some() {
             return Ok(Progress::Idle);
         }
@@ -85,16 +91,16 @@ impl Relay {
         if room == 0 {
             return Ok(Progress::Idle);
         }
-        let due = self.store.take_due(&self.route.queue, room, BATCH_BYTES).await?;
+        let due = self.store.take_due(&self.route.queue, room, BATCH_BYTES).await;
+        self.held_back = due.is_err();
+        let due = due?;
         if due.is_empty() {
             return Ok(Progress::Idle);
         }
         let taken: Vec<String> = due.iter().map(|task| task.id.clone()).collect();
         let published = self.publish(due, stop).await;
         self.store.let_go(taken.iter()).await;
-        if let Progress::Refused = published {
-            self.store.end_revoked(now_ms()).await?;
-        }
+        self.held_back = matches!(published, Progress::Refused);
         Ok(published)
     }
 

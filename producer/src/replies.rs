@@ -14,7 +14,7 @@ use protocol::reply::{ErrorInfo, Reply, Report};
 use protocol::timestamp::{from_unix_ms, now_ms, rfc3339};
 use protocol::topology::{Table, Topology};
 use tokio::sync::mpsc;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::rules::Limits;
 use crate::store::{Child, Recorded, Store, StoreError};
@@ -28,6 +28,8 @@ const BATCH_BYTES: usize = 8 * 1024 * 1024;
 const MAX_REPLY_BYTES: usize = 16 * 1024 * 1024;
 /// SQLite refuses JSON that nests deeper than 1,000, and with it the whole batch; `json::check` ends at 127.
 const MAX_RESULT_DEPTH: usize = 100;
+/// How long an unreadable reply may wait for its way to the dead letters.
+const SET_ASIDE: Duration = Duration::from_secs(30);
 /// How long replies wait, unacked, for a store that fails.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -189,9 +191,17 @@ impl Replies {
         let verdict = Verdict { error: &error, attempts: 0, worker: "producer", queue: "", at: &at };
         let message = dead_letter(&delivery.message, &verdict);
         let letter = Publish { exchange: self.topology.dead(), routing_key: String::new(), message };
-        match self.publisher.publish(letter).await {
-            Ok(()) => drop(delivery.ack().await),
-            Err(error) => {
+        // A publish waits out an alarm, and the acks of what is recorded must not.
+        match timeout(SET_ASIDE, self.publisher.publish(letter)).await {
+            Ok(Ok(())) => drop(delivery.ack().await),
+            refused => {
+                let error = refused.map_or_else(
+                    |_| "no room at the broker".to_owned(),
+                    |refused| match refused {
+                        Ok(()) => String::new(),
+                        Err(error) => error.to_string(),
+                    },
+                );
                 tracing::debug!(%error, "an unreadable reply stays in the queue for now");
                 sleep(PAUSE).await;
                 delivery.requeue().await;

@@ -105,10 +105,10 @@ pub struct Child {
 }
 
 impl NewTask {
-    /// When the relay may publish it.
+    /// When the relay may publish it: at once when its `eta` has passed.
     #[must_use]
     pub fn due_at(&self) -> UnixMs {
-        self.eta.unwrap_or(self.created_at)
+        self.eta.unwrap_or(self.created_at).max(self.created_at)
     }
 
     /// Whether it is not due yet when accepted.

@@ -14,8 +14,8 @@ use crate::message::{CONTENT_ENCODING, CONTENT_TYPE, Message, Properties};
 pub const PATIENCE: Duration = Duration::from_secs(5);
 /// How often a producer tells all of it again.
 pub const TELL_INTERVAL: Duration = Duration::from_hours(1);
-/// How long a worker keeps a revoked id that it hears nothing more of: three times [`TELL_INTERVAL`].
-pub const REVOKED_TTL: Duration = Duration::from_hours(3);
+/// How long a worker keeps what it was told and hears nothing more of: three times [`TELL_INTERVAL`].
+pub const TOLD_TTL: Duration = Duration::from_hours(3);
 
 /// The most ids in one message.
 pub const MAX_IDS: usize = 1_000;

@@ -4,16 +4,16 @@
 
 mod revoked;
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use protocol::amqp::{Publish, Publisher, QueueSpec, Steering, Wanted};
-use protocol::control::{Control, PATIENCE};
+use protocol::control::{Control, PATIENCE, TOLD_TTL};
 use protocol::message::Message;
 use protocol::topology::Topology;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -23,6 +23,8 @@ use self::revoked::Revoked;
 const ASK_EVERY: Duration = Duration::from_millis(500);
 /// How long the answers of other producers may take after the first.
 const OTHERS: Duration = Duration::from_millis(100);
+/// How often old pauses are looked for.
+const LOOK_EVERY: Duration = Duration::from_mins(1);
 /// Unsettled commands, which the broker client holds in memory.
 const PREFETCH: u16 = 100;
 /// The most pauses remembered, whoever speaks on the exchange.
@@ -32,8 +34,8 @@ pub(super) struct Remote {
     queue: String,
     topology: Topology,
     revoked: Mutex<Revoked>,
-    /// Queues without the prefix, each with the store that pauses it.
-    pauses: Mutex<HashSet<(String, String)>>,
+    /// Queues without the prefix, each with the store that pauses it, and when that was last said.
+    pauses: Mutex<HashMap<(String, String), Instant>>,
     steering: Steering,
     /// The latest question that a producer has answered in full.
     answered: watch::Sender<String>,
@@ -74,9 +76,20 @@ impl Remote {
     fn pause(&self, queue: String, by: String) {
         let mut pauses = lock(&self.pauses);
         let pause = (queue, by);
-        if pauses.len() < MAX_PAUSES && !pauses.contains(&pause) {
+        if let Some(said) = pauses.get_mut(&pause) {
+            *said = Instant::now();
+        } else if pauses.len() < MAX_PAUSES {
             tracing::info!(queue = %pause.0, "paused");
-            pauses.insert(pause);
+            pauses.insert(pause, Instant::now());
+        }
+        self.steer(&pauses);
+    }
+
+    /// A pause of which nothing is heard any more was a store's that is gone: producers tell theirs again every hour.
+    fn forget_pauses(&self) {
+        let mut pauses = lock(&self.pauses);
+        for (pause, _) in pauses.extract_if(|_, said| said.elapsed() >= TOLD_TTL) {
+            tracing::warn!(queue = %pause.0, "no producer says any more that it is paused; it is consumed again");
         }
         self.steer(&pauses);
     }
@@ -84,14 +97,14 @@ impl Remote {
     fn resume(&self, queue: String, by: String) {
         let mut pauses = lock(&self.pauses);
         let pause = (queue, by);
-        if pauses.remove(&pause) {
+        if pauses.remove(&pause).is_some() {
             tracing::info!(queue = %pause.0, "resumed");
         }
         self.steer(&pauses);
     }
 
-    fn steer(&self, pauses: &HashSet<(String, String)>) {
-        let queues: BTreeSet<String> = pauses.iter().map(|(queue, _)| self.topology.queue(queue)).collect();
+    fn steer(&self, pauses: &HashMap<(String, String), Instant>) {
+        let queues: BTreeSet<String> = pauses.keys().map(|(queue, _)| self.topology.queue(queue)).collect();
         self.steering.wanted.send_if_modified(|wanted| {
             let changed = wanted.paused != queues;
             wanted.paused = queues;
@@ -109,16 +122,32 @@ impl Remote {
         self.steering.wanted.borrow().paused.contains(&self.topology.queue(queue))
     }
 
-    /// Waits until a paused queue is not consumed any more: what goes back sooner would come here again.
+    /// Waits until a paused queue is not consumed any more, or paused no more: what goes back sooner would come here again.
     pub(super) async fn left(&self, queue: &str) {
         let name = self.topology.queue(queue);
-        let _ = self.steering.consumed.clone().wait_for(|consumed| !consumed.contains(&name)).await;
+        let (mut consumed, mut wanted) = (self.steering.consumed.clone(), self.steering.wanted.subscribe());
+        tokio::select! {
+            _ = consumed.wait_for(|consumed| !consumed.contains(&name)) => {}
+            _ = wanted.wait_for(|wanted| !wanted.paused.contains(&name)) => {}
+        }
     }
 
     /// Asks on every new connection, and then lets it consume, until `close`.
     pub(super) async fn run(&self, worker: &str, publisher: &Publisher, close: &CancellationToken) {
         let mut sessions = self.steering.sessions.clone();
-        while matches!(close.run_until_cancelled(sessions.changed()).await, Some(Ok(()))) {
+        let mut looks = interval(LOOK_EVERY);
+        loop {
+            let changed = tokio::select! {
+                () = close.cancelled() => return,
+                changed = sessions.changed() => changed,
+                _ = looks.tick() => {
+                    self.forget_pauses();
+                    continue;
+                }
+            };
+            if changed.is_err() {
+                return;
+            }
             let session = *sessions.borrow_and_update();
             if close.run_until_cancelled(self.ask(worker, publisher)).await.is_none() {
                 return;

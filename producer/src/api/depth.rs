@@ -1,6 +1,5 @@
 //! `GET /v1/queues` and `GET /v1/queues/{queue}`: how many tasks are where.
 
-use actix_web::http::StatusCode;
 use actix_web::{HttpResponse, web};
 use protocol::timestamp::now_ms;
 use serde::Serialize;
@@ -61,10 +60,7 @@ pub async fn queues(api: web::Data<Api>) -> Result<HttpResponse, Problem> {
     params(("queue" = inline(QueueName), Path, description = "Its name")),
     responses((status = 200, description = "The queue", body = QueueView), NoQueue, NoStore))]
 pub async fn queue(api: web::Data<Api>, queue: web::Path<String>) -> Result<HttpResponse, Problem> {
-    let Some(route) = api.queues.iter().find(|route| route.queue == *queue) else {
-        return Err(Problem::new(StatusCode::NOT_FOUND, "unknown-queue", "this producer has no queue of this name"));
-    };
-    Ok(HttpResponse::Ok().json(view(&api, route).await?))
+    Ok(HttpResponse::Ok().json(view(&api, api.known_queue(&queue)?).await?))
 }
 
 #[expect(clippy::cast_precision_loss, reason = "milliseconds of centuries fit")]

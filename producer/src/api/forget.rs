@@ -16,7 +16,7 @@ use crate::store::Forgotten;
     params(("id" = inline(TaskId), Path, description = "Its id")),
     responses(
         (status = 204, description = "It is forgotten"),
-        (status = 409, description = "It has not ended", body = Problem, content_type = PROBLEM),
+        (status = 409, description = "It has not ended, or was revoked while a message of it may have been at the broker", body = Problem, content_type = PROBLEM),
         NoTask,
         NoStore,
     ))]
@@ -26,6 +26,11 @@ pub async fn forget(api: web::Data<Api>, id: web::Path<String>) -> Result<HttpRe
         Forgotten::Open => {
             let detail = "the task has not ended; only one that has can be deleted";
             Err(Problem::new(StatusCode::CONFLICT, "task-open", detail))
+        }
+        Forgotten::InDoubt => {
+            let detail = "the task was revoked while a message of it may have been at the broker; it is kept as long as a \
+                result is, so that workers which start then do not run it";
+            Err(Problem::new(StatusCode::CONFLICT, "task-in-doubt", detail))
         }
         Forgotten::Unknown => Err(Problem::unknown_task()),
     }

@@ -1,6 +1,5 @@
 //! `POST /v1/queues/{queue}/pause`, `/resume`, `/purge`.
 
-use actix_web::http::StatusCode;
 use actix_web::{HttpResponse, web};
 use protocol::timestamp::{from_unix_ms, now_ms, rfc3339};
 use serde::Serialize;
@@ -28,7 +27,7 @@ pub struct QueuePurged {
     queue: String,
     /// Tasks that are REVOKED now, or will be.
     purged: u64,
-    /// Those of them that end when a worker takes their message from the broker.
+    /// Those of them that end when a worker takes their message from the broker. Celery's workers do not know and run it.
     at_broker: u64,
 }
 
@@ -39,7 +38,7 @@ pub struct QueuePurged {
     params(("queue" = inline(QueueName), Path, description = "Its name")),
     responses((status = 200, description = "It is paused", body = QueueState), NoQueue, NoStore))]
 pub async fn pause(api: web::Data<Api>, queue: web::Path<String>) -> Result<HttpResponse, Problem> {
-    change(&api, queue.into_inner(), Some(now_ms())).await
+    change(&api, &queue, Some(now_ms())).await
 }
 
 /// Resume a queue
@@ -47,7 +46,7 @@ pub async fn pause(api: web::Data<Api>, queue: web::Path<String>) -> Result<Http
     params(("queue" = inline(QueueName), Path, description = "Its name")),
     responses((status = 200, description = "It is not paused", body = QueueState), NoQueue, NoStore))]
 pub async fn resume(api: web::Data<Api>, queue: web::Path<String>) -> Result<HttpResponse, Problem> {
-    change(&api, queue.into_inner(), None).await
+    change(&api, &queue, None).await
 }
 
 /// Purge a queue
@@ -58,24 +57,16 @@ pub async fn resume(api: web::Data<Api>, queue: web::Path<String>) -> Result<Htt
     params(("queue" = inline(QueueName), Path, description = "Its name")),
     responses((status = 200, description = "How many were revoked", body = QueuePurged), NoQueue, NoStore))]
 pub async fn purge(api: web::Data<Api>, queue: web::Path<String>) -> Result<HttpResponse, Problem> {
-    let queue = known(&api, queue.into_inner())?;
-    let purged = api.store.purge(&queue, now_ms()).await?;
-    metrics::counter!("errand_purged_total").increment(purged.purged);
-    Ok(HttpResponse::Ok().json(QueuePurged { queue, purged: purged.purged, at_broker: purged.at_broker }))
+    let queue = &api.known_queue(&queue)?.queue;
+    let purged = api.store.purge(queue, now_ms()).await?;
+    let (queue, purged, at_broker) = (queue.clone(), purged.purged, purged.at_broker);
+    Ok(HttpResponse::Ok().json(QueuePurged { queue, purged, at_broker }))
 }
 
-async fn change(api: &Api, queue: String, at: Option<UnixMs>) -> Result<HttpResponse, Problem> {
-    let queue = known(api, queue)?;
+async fn change(api: &Api, queue: &str, at: Option<UnixMs>) -> Result<HttpResponse, Problem> {
+    let queue = api.known_queue(queue)?.queue.clone();
     api.store.pause(&queue, at).await?;
     let at = api.store.paused_at(&queue);
     let paused_at = at.and_then(from_unix_ms).map(rfc3339);
     Ok(HttpResponse::Ok().json(QueueState { queue, paused: at.is_some(), paused_at }))
-}
-
-fn known(api: &Api, queue: String) -> Result<String, Problem> {
-    if api.limits.queues.contains(&queue) {
-        return Ok(queue);
-    }
-    let detail = format!("the queues of this producer are {}", api.limits.queues.join(", "));
-    Err(Problem::new(StatusCode::NOT_FOUND, "unknown-queue", detail))
 }

@@ -24,7 +24,7 @@ impl Wait {
 
     fn read(headers: &HeaderMap) -> Option<Self> {
         let lines = headers.get_all(PREFER).filter_map(|line| line.to_str().ok());
-        let mut preferences = lines.flat_map(|line| line.split(','));
+        let mut preferences = lines.flat_map(unquoted_commas);
         let value = preferences.find_map(|preference| {
             let (name, value) = preference.split(';').next()?.split_once('=')?;
             name.trim().eq_ignore_ascii_case("wait").then_some(value.trim())
@@ -47,6 +47,17 @@ impl Wait {
     }
 }
 
+/// The parts of a list; a comma within a quoted string divides nothing (RFC 9110, section 5.6.4).
+fn unquoted_commas(line: &str) -> impl Iterator<Item = &str> {
+    let (mut quoted, mut escaped) = (false, false);
+    line.split(move |sign| {
+        let divides = sign == ',' && !quoted;
+        quoted ^= sign == '"' && !escaped;
+        escaped = quoted && sign == '\\' && !escaped;
+        divides
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -66,6 +77,7 @@ mod tests {
             &["respond-async, wait=10"],
             &["Wait = \"10\"; x=y"],
             &["handling=lenient", "wait=10, wait=20"],
+            &["foo=\"a, wait=5, \\\" , wait=6\", wait=10"],
         ] {
             assert_eq!(wait(lines), Some(10), "{lines:?}");
         }

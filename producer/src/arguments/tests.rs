@@ -28,7 +28,7 @@ fn resize() -> TaskType {
         "type": "object",
         "required": ["width", "height"],
         "properties": {
-            "width": {"type": "integer", "minimum": 1, "maximum": 100},
+            "width": {"type": "integer", "format": "uint8", "minimum": 0, "maximum": 255},
             "height": {"$ref": "#/$defs/Side"},
             "secret": {"type": ["string", "null"]},
             "format": {"$ref": "#/$defs/Format"},
@@ -54,7 +54,7 @@ fn each_bad_argument_is_named_where_it_stands() {
         (json!([1]), json!({"height": 2}), vec![]),
         (json!([1]), json!({}), vec!["/kwargs/height"]),
         (json!(["x"]), json!({"height": "y"}), vec!["/args/0", "/kwargs/height"]),
-        (json!([101, 2]), json!({}), vec!["/args/0"]),
+        (json!([256, 2]), json!({}), vec!["/args/0"]),
         (json!([1, 2, null, "png", {"a": 1}]), json!({}), vec!["/args/4/a"]),
         (json!([1, 2, null, "png", {}, 6]), json!({}), vec!["/args"]),
         (json!([1, 2]), json!({"width": 1}), vec!["/kwargs/width"]),
@@ -114,6 +114,42 @@ fn a_schema_that_says_nothing_certain_refuses_nothing() {
     for schema in [json!(true), json!(7), json!({"type": "null"}), json!({"$ref": "#/$defs/A"}), remote, long] {
         assert!(Contract::new(&task(schema.clone(), None)).is_none(), "{schema}");
     }
+}
+
+#[test]
+fn bounds_that_no_deserializer_knows_refuse_nothing() {
+    let properties = json!({
+        "name": {"type": "string", "minLength": 3, "maxLength": 3},
+        "all": {"type": "array", "items": {"type": "integer"}, "minItems": 2, "maxItems": 2},
+        "number": {"type": "integer", "format": "uint32", "minimum": 1, "maximum": 7, "multipleOf": 7},
+    });
+    let task = task(json!({"type": "object", "properties": properties}), Some(&["name", "all", "number"]));
+    assert_eq!(faults(&task, &json!(["x", [], 8]), &json!({})), []);
+    assert_eq!(faults(&task, &json!([1, ["x"], "x"]), &json!({})).len(), 3);
+}
+
+#[test]
+fn references_that_unfold_without_end_refuse_nothing() {
+    let mut defs = Map::new();
+    for level in 0..40 {
+        let next = json!({"$ref": format!("#/$defs/a{}", level + 1)});
+        defs.insert(format!("a{level}"), json!({"anyOf": [next, next]}));
+    }
+    defs.insert("a40".to_owned(), json!({"type": "null"}));
+    let doubling = json!({"type": "object", "properties": {"x": {"$ref": "#/$defs/a0"}}, "$defs": defs});
+    let tree = json!({"type": "object", "properties": {"x": {"$ref": "#/$defs/Tree"}},
+        "$defs": {"Tree": {"type": "array", "items": {"$ref": "#/$defs/Tree"}}}});
+    for schema in [doubling, tree] {
+        assert!(Contract::new(&task(schema, Some(&["x"]))).is_none());
+    }
+}
+
+#[test]
+fn of_a_hundred_thousand_faults_one_is_told_and_made() {
+    let items = json!({"type": "array", "items": {"type": "string"}});
+    let task = task(json!({"type": "object", "properties": {"x": items}}), Some(&["x"]));
+    assert_eq!(faults(&task, &json!([vec![1; 100_000]]), &json!({})).len(), 1);
+    assert_eq!(faults(&task, &json!([vec![1; 100]]), &json!({})).len(), MAX_FAULTS);
 }
 
 #[test]

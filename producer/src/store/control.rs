@@ -98,10 +98,11 @@ impl Store {
         Ok(due)
     }
 
-    /// Which of these wait for the relay and are not revoked.
+    /// Which of these still wait for the relay. One that was revoked in its hands is among them: whoever revoked it was
+    /// told that it may be at the broker, and it would wait here for ever.
     async fn waiting(&self, ids: &[String]) -> Result<HashSet<String>, StoreError> {
         let waiting = "SELECT id FROM tasks
-            WHERE id IN (SELECT value FROM json_each(?)) AND stage = 'waiting' AND revoked_at IS NULL";
+            WHERE id IN (SELECT value FROM json_each(?)) AND stage = 'waiting'";
         let waiting: Vec<String> = sqlx::query_scalar(waiting).bind(json(&ids)?).fetch_all(&self.readers).await?;
         Ok(waiting.into_iter().collect())
     }

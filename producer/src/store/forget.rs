@@ -12,6 +12,9 @@ pub enum Forgotten {
     Done,
     /// It has not ended and stays.
     Open,
+    /// It was revoked while a message of it may have been at the broker: workers that start are told for as long as it is
+    /// kept, else they would run it.
+    InDoubt,
     /// There is none with that id.
     Unknown,
 }
@@ -28,13 +31,17 @@ impl Store {
 
 /// A trigger takes the attempts with it.
 pub(super) async fn forget(connection: &mut SqliteConnection, id: &str) -> Result<Forgotten, sqlx::Error> {
-    let delete = sqlx::query("DELETE FROM tasks WHERE id = ? AND finished_at IS NOT NULL").bind(id);
+    let delete =
+        sqlx::query("DELETE FROM tasks WHERE id = ? AND finished_at IS NOT NULL AND revoked_in_doubt = 0").bind(id);
     if delete.execute(&mut *connection).await?.rows_affected() > 0 {
         let keys = sqlx::query("DELETE FROM idempotency_keys WHERE task_id = ?").bind(id);
         keys.execute(connection).await?;
         return Ok(Forgotten::Done);
     }
-    let open: Option<i64> =
-        sqlx::query_scalar("SELECT seq FROM tasks WHERE id = ?").bind(id).fetch_optional(connection).await?;
-    Ok(if open.is_some() { Forgotten::Open } else { Forgotten::Unknown })
+    let kept = sqlx::query_scalar("SELECT finished_at IS NOT NULL FROM tasks WHERE id = ?").bind(id);
+    Ok(match kept.fetch_optional(connection).await? {
+        Some(true) => Forgotten::InDoubt,
+        Some(false) => Forgotten::Open,
+        None => Forgotten::Unknown,
+    })
 }

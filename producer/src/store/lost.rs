@@ -25,12 +25,12 @@ impl Store {
 }
 
 /// Counts a notice once: each names the publish that was lost, and that publish must be the latest and still out. The
-/// notice may overtake the mark of its own publish, which then is the next one. A copy of an attempt that was followed
+/// notice may overtake the mark of its own publish, which then is the next one; a higher one is a stranger's. A copy of an attempt that was followed
 /// by another is no loss. A row that was put back stays counted as outstanding.
 const PUT_BACK: &str = "UPDATE tasks SET lost = lost + 1, stage = 'scheduled', due_at = ?3 + iif(lost = 0, ?4, ?5),
         publishes = max(publishes, coalesce(?2, publishes))
     WHERE id = ?1 AND finished_at IS NULL
-        AND (coalesce(?2, publishes) > publishes
+        AND (?2 = publishes + 1
             OR (coalesce(?2, publishes) = publishes AND stage IN ('queued', 'retrying')))
         AND ?6 >= retries + (state = 'RETRY')
     RETURNING lost, iif(revoked_at IS NULL, NULL, revoke_reason) AS revoked";

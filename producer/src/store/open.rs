@@ -58,6 +58,8 @@ pub struct Store {
     pub(super) outstanding: Arc<AtomicI64>,
     pub(super) control: Arc<Control>,
     pub(super) watches: Arc<Watches>,
+    /// What goes on when its caller has gone.
+    pub(super) tracker: TaskTracker,
     wake: Arc<Wake>,
     id: Arc<str>,
     _lock: Arc<File>,
@@ -92,7 +94,8 @@ impl Store {
         let committing =
             Writer::new(connection, requests, wake.clone(), outstanding.clone(), control.clone(), watches.clone());
         tracker.spawn(committing.run());
-        Ok(Self { readers, writes, outstanding, control, watches, wake, id: id.into(), _lock: Arc::new(lock) })
+        let tracker = tracker.clone();
+        Ok(Self { readers, writes, outstanding, control, watches, tracker, wake, id: id.into(), _lock: Arc::new(lock) })
     }
 
     /// The id that was made with the store; its reply queue is named after it.
@@ -150,6 +153,7 @@ async fn store_id(connection: &mut sqlx::SqliteConnection) -> Result<String, sql
 
 async fn count_outstanding(connection: &mut sqlx::SqliteConnection) -> Result<i64, sqlx::Error> {
     // What is not due yet does not count, unless it was due before and the broker lost it.
-    let count = "SELECT count(*) FROM tasks WHERE finished_at IS NULL AND (stage <> 'scheduled' OR lost > 0)";
+    let count = "SELECT (SELECT sum(tasks) FROM counts WHERE place IN ('waiting', 'queued', 'running', 'retrying'))
+        + (SELECT count(*) FROM tasks WHERE stage = 'scheduled' AND lost > 0)";
     sqlx::query_scalar(count).fetch_one(connection).await
 }

@@ -67,7 +67,8 @@ macro_rules! record {
     () => {
         "UPDATE tasks SET state = r.state, rank = r.rank,
         stage = iif(r.terminal OR tasks.lost = 0 OR tasks.stage IN ('queued', 'retrying'), r.stage, tasks.stage),
-        retries = max(coalesce(r.retries, tasks.retries), tasks.retries), report_seq = coalesce(r.seq, tasks.report_seq + 1),
+        retries = max(coalesce(r.retries, tasks.retries), tasks.retries), 
+        report_seq = coalesce(r.seq, min(tasks.report_seq + 1, 4294967295)),
         worker = coalesce(r.worker, tasks.worker),
         progress = coalesce(r.progress, iif(coalesce(r.retries, tasks.retries) = tasks.retries, tasks.progress, NULL)),
         result = r.result, error = r.error, retry_at = r.retry_at,

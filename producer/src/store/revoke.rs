@@ -38,8 +38,8 @@ pub struct Purged {
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Part {
     Lost,
+    /// With it what a relay holds, in one commit: what it lets go of meanwhile would be missed.
     Waiting,
-    InHand,
     Queued,
     Retrying,
 }
@@ -54,9 +54,10 @@ pub(super) struct PurgeChunk {
     now: UnixMs,
 }
 
-/// What it did: so many rows, and where to go on.
+/// What it did: how many rows have ended, how many end at the broker, and where to go on.
 pub(super) struct Chunk {
-    rows: u64,
+    ended: u64,
+    marked: u64,
     last: Option<i64>,
 }
 
@@ -101,20 +102,27 @@ impl Store {
     }
 
     /// Revokes what was accepted so far and waits in a queue: here, at the broker, or for its next attempt. What is not
-    /// due yet is in no queue, and what runs is not in it any more.
+    /// due yet is in no queue, and what runs is not in it any more. It goes on when its caller has gone.
     ///
     /// # Errors
     /// The store failed; what was purged before stays so.
     pub async fn purge(&self, queue: &str, now: UnixMs) -> Result<Purged, StoreError> {
+        let (store, queue) = (self.clone(), queue.to_owned());
+        let purge = self.tracker.spawn(async move { store.purge_parts(&queue, now).await });
+        purge.await.unwrap_or(Err(StoreError::Closed))
+    }
+
+    async fn purge_parts(&self, queue: &str, now: UnixMs) -> Result<Purged, StoreError> {
         let upto: i64 = sqlx::query_scalar("SELECT coalesce(max(seq), 0) FROM tasks").fetch_one(&self.readers).await?;
         let mut purged = Purged::default();
-        for part in [Part::Lost, Part::Waiting, Part::InHand, Part::Queued, Part::Retrying] {
+        for part in [Part::Lost, Part::Waiting, Part::Queued, Part::Retrying] {
             let mut after = 0;
             loop {
                 let chunk = PurgeChunk { queue: queue.to_owned(), part, after, upto, now };
-                let Chunk { rows, last } = self.write(|done| Write::Purge(chunk, done)).await?;
-                purged.purged += rows;
-                purged.at_broker += if part.ends_here() { 0 } else { rows };
+                let Chunk { ended, marked, last } = self.write(|done| Write::Purge(chunk, done)).await?;
+                metrics::counter!("errand_purged_total").increment(ended + marked);
+                purged.purged += ended + marked;
+                purged.at_broker += marked;
                 let Some(last) = last else { break };
                 after = last;
             }
@@ -122,11 +130,12 @@ impl Store {
         Ok(purged)
     }
 
-    /// Revoked tasks that a message may be at the broker of, after `seq`, at most as many as a message to workers names.
+    /// Revoked tasks that a message may be at the broker of, accepted before `seq`, the newest first, at most as many as a
+    /// message to workers names. A worker that is told more than it keeps keeps the last: those that stand first in line.
     ///
     /// # Errors
     /// The database failed.
-    pub async fn revoked_after(&self, seq: i64) -> Result<Vec<RevokedTask>, StoreError> {
+    pub async fn revoked_before(&self, seq: i64) -> Result<Vec<RevokedTask>, StoreError> {
         let limit = i64::try_from(MAX_IDS).unwrap_or(i64::MAX);
         let rows = sqlx::query(TELL).bind(seq).bind(limit).fetch_all(&self.readers).await?;
         let task = |row: &sqlx::sqlite::SqliteRow| {
@@ -137,15 +146,13 @@ impl Store {
 }
 
 const TELL: &str = "SELECT seq, id, revoke_reason FROM tasks
-    WHERE revoked_at IS NOT NULL AND (finished_at IS NULL OR revoked_in_doubt = 1) AND seq > ? ORDER BY seq LIMIT ?";
+    WHERE revoked_at IS NOT NULL AND (finished_at IS NULL OR revoked_in_doubt = 1) AND seq < ? ORDER BY seq DESC LIMIT ?";
 
 const HELD_BACK_ANY: &str = "SELECT EXISTS (SELECT 1 FROM tasks
-    WHERE revoked_at IS NOT NULL AND (finished_at IS NULL OR revoked_in_doubt = 1)
-        AND finished_at IS NULL AND stage IN ('scheduled', 'waiting'))";
+    WHERE revoked_at IS NOT NULL AND finished_at IS NULL AND stage IN ('scheduled', 'waiting'))";
 
 const HELD_BACK: &str = "SELECT seq FROM tasks
-    WHERE revoked_at IS NOT NULL AND (finished_at IS NULL OR revoked_in_doubt = 1)
-        AND finished_at IS NULL AND stage IN ('scheduled', 'waiting')
+    WHERE revoked_at IS NOT NULL AND finished_at IS NULL AND stage IN ('scheduled', 'waiting')
         AND id NOT IN (SELECT value FROM json_each(?))";
 
 /// Ends rows that no relay holds. One that was published before, or may have been by the process before this one, is in
@@ -161,11 +168,7 @@ const MARK: &str = "UPDATE tasks SET revoked_at = ?1, revoke_reason = ?2
     WHERE seq IN (SELECT value FROM json_each(?3)) AND revoked_at IS NULL RETURNING id";
 
 impl Part {
-    const fn ends_here(self) -> bool {
-        matches!(self, Self::Lost | Self::Waiting)
-    }
-
-    /// The rows: of the queue ?1, after ?2 and up to ?3, at most ?4, held by a relay ?5.
+    /// The rows: of the queue ?1, after ?2 and up to ?3, at most ?4, not held by a relay ?5.
     const fn rows(self) -> &'static str {
         match self {
             Self::Lost => {
@@ -175,10 +178,6 @@ impl Part {
             Self::Waiting => {
                 "SELECT seq FROM tasks WHERE stage = 'waiting' AND queue = ?1 AND ?2 <= ?3 AND seq <= ?3
                     AND id NOT IN (SELECT value FROM json_each(?5)) LIMIT ?4"
-            }
-            Self::InHand => {
-                "SELECT seq FROM tasks WHERE id IN (SELECT value FROM json_each(?5)) AND stage = 'waiting'
-                    AND queue = ?1 AND seq > ?2 AND seq <= ?3 AND revoked_at IS NULL ORDER BY seq LIMIT ?4"
             }
             Self::Queued => {
                 "SELECT seq FROM tasks WHERE stage = 'queued' AND queue = ?1 AND seq > ?2 AND seq <= ?3
@@ -191,6 +190,10 @@ impl Part {
         }
     }
 }
+
+/// What a relay holds of the queue ?1 up to ?2.
+const IN_HAND: &str = "SELECT seq FROM tasks WHERE id IN (SELECT value FROM json_each(?3)) AND stage = 'waiting'
+    AND queue = ?1 AND seq <= ?2 AND revoked_at IS NULL";
 
 /// Revokes, with the hand locked until the commit.
 pub(super) async fn revoke(
@@ -236,16 +239,23 @@ pub(super) async fn purge(
 ) -> Result<Chunk, sqlx::Error> {
     let PurgeChunk { queue, part, after, upto, now } = chunk;
     let held = json(&changes.hold(&control.hand).await.ids)?;
-    let rows = sqlx::query_scalar(part.rows()).bind(queue).bind(after).bind(upto).bind(CHUNK).bind(held);
+    let rows = sqlx::query_scalar(part.rows()).bind(queue).bind(after).bind(upto).bind(CHUNK).bind(&held);
     let seqs: Vec<i64> = rows.fetch_all(&mut *connection).await?;
-    if part.ends_here() {
-        let end = End { reason: PURGED, now: *now, doubt: false, opened_at: control.opened_at };
-        end.rows(connection, &seqs, matches!(part, Part::Waiting), changes).await?;
-    } else {
-        changes.revoked.push((PURGED, mark(connection, &seqs, PURGED, *now).await?));
-    }
     let full = i64::try_from(seqs.len()).is_ok_and(|count| count == CHUNK);
-    Ok(Chunk { rows: seqs.len() as u64, last: seqs.iter().max().copied().filter(|_| full) })
+    let last = seqs.iter().max().copied().filter(|_| full);
+    let (ending, marking) = match part {
+        Part::Lost => (seqs, Vec::new()),
+        Part::Waiting if full => (seqs, Vec::new()),
+        Part::Waiting => {
+            let held = sqlx::query_scalar(IN_HAND).bind(queue).bind(upto).bind(&held);
+            (seqs, held.fetch_all(&mut *connection).await?)
+        }
+        Part::Queued | Part::Retrying => (Vec::new(), seqs),
+    };
+    let end = End { reason: PURGED, now: *now, doubt: false, opened_at: control.opened_at };
+    end.rows(connection, &ending, matches!(part, Part::Waiting), changes).await?;
+    changes.revoked.push((PURGED, mark(connection, &marking, PURGED, *now).await?));
+    Ok(Chunk { ended: ending.len() as u64, marked: marking.len() as u64, last })
 }
 
 /// How rows are ended.
@@ -257,7 +267,8 @@ struct End {
 }
 
 impl End {
-    /// Ends them; whether one of them is in doubt. Those that `waited`, or were lost, were outstanding.
+    /// Ends them; whether one of them is in doubt. Those that `waited`, or were lost, were outstanding. Workers are told of
+    /// those in doubt only: of all others there is no message, and what a worker remembers is bounded.
     async fn rows(
         &self,
         connection: &mut SqliteConnection,
@@ -270,11 +281,12 @@ impl End {
         let ended: Vec<(String, bool, bool)> = end.fetch_all(connection).await?;
         let outstanding = ended.iter().filter(|(_, lost, _)| waited || *lost).count();
         changes.outstanding -= i64::try_from(outstanding).unwrap_or(i64::MAX);
-        let in_doubt = ended.iter().any(|(_, _, in_doubt)| *in_doubt);
         for (id, ..) in &ended {
             changes.touched(id);
         }
-        changes.revoked.push((self.reason, ended.into_iter().map(|(id, ..)| id).collect()));
+        let told: Vec<String> = ended.into_iter().filter(|(_, _, in_doubt)| *in_doubt).map(|(id, ..)| id).collect();
+        let in_doubt = !told.is_empty();
+        changes.revoked.push((self.reason, told));
         Ok(in_doubt)
     }
 }

@@ -295,9 +295,36 @@ async fn a_late_end_keeps_the_attempts_that_were_made() -> Result<(), StoreError
 }
 
 #[tokio::test]
+async fn a_notice_of_a_publish_that_never_was_counts_for_nothing() {
+    let (_dir, store) = store().await;
+    store.insert(new_task("a")).await.unwrap();
+    publish(&store, "a", 1).await;
+    let notice = |publish| LostNotice {
+        task_id: "a".into(),
+        retries: 0,
+        publish: Some(publish),
+        reason: LostReason::DeliveryLimit,
+    };
+    assert_eq!(store.put_back(vec![notice(u32::MAX), notice(3)], NOW).await.unwrap(), 0);
+    assert_eq!(store.put_back(vec![notice(2)], NOW).await.unwrap(), 1, "it has overtaken the mark of its publish");
+}
+
+#[tokio::test]
+async fn of_what_expires_only_what_was_due_was_outstanding() {
+    let (_dir, store) = store().await;
+    let expires = Some(NOW + 10);
+    store.insert(NewTask { expires, ..new_task("due") }).await.unwrap();
+    store.insert(NewTask { expires, eta: Some(NOW + 1_000), ..new_task("later") }).await.unwrap();
+    store.insert(new_task("stays")).await.unwrap();
+    store.tick(NOW + 10).await.unwrap();
+    assert_eq!((row(&store, "due").await.state, row(&store, "later").await.state), (State::Revoked, State::Revoked));
+    assert_eq!(store.outstanding(), 1);
+}
+
+#[tokio::test]
 async fn expiry_finds_its_rows_by_their_expiry() {
     let (_dir, store) = store().await;
-    let explain = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {}", time::EXPIRE));
+    let explain = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {}", time::EXPIRED));
     let plan: Vec<(i64, i64, i64, String)> = sqlx::query_as(explain).fetch_all(&store.readers).await.unwrap();
     assert!(plan.iter().any(|step| step.3.contains("tasks_expiring (expires>? AND expires<?)")), "{plan:?}");
 }

@@ -51,13 +51,13 @@ impl Store {
     }
 }
 
-/// Ends expired rows. The plus keeps the stage from choosing the index: it is the one on `expires`.
-pub(super) const EXPIRE: &str = "UPDATE tasks SET state = ?2, stage = 'done', rank = ?3, error = ?4, finished_at = ?1
-    WHERE seq IN (SELECT seq FROM tasks
-        WHERE expires IS NOT NULL AND stage IN ('scheduled', 'waiting') AND expires <= ?1
-            AND (+stage = 'waiting' OR lost > 0) = ?6
-        ORDER BY expires LIMIT ?5)
-    RETURNING id";
+/// Expired rows, and which of them were counted as outstanding. The plus keeps the stage from choosing the index: it is
+/// the one on `expires`.
+pub(super) const EXPIRED: &str = "SELECT seq, id, +stage = 'waiting' OR lost > 0 FROM tasks
+    WHERE expires IS NOT NULL AND stage IN ('scheduled', 'waiting') AND expires <= ?1 ORDER BY expires LIMIT ?2";
+
+const EXPIRE: &str = "UPDATE tasks SET state = ?2, stage = 'done', rank = ?3, error = ?4, finished_at = ?1
+    WHERE seq IN (SELECT value FROM json_each(?5))";
 
 /// Makes rows due. Those that the broker lost were due before, and stayed counted.
 const WAKE: &str = "UPDATE tasks SET stage = 'waiting'
@@ -69,28 +69,27 @@ pub(super) async fn tick(
     now: UnixMs,
     changes: &mut Changes,
 ) -> Result<(), sqlx::Error> {
-    expire(connection, now, false, changes).await?;
-    changes.outstanding -= expire(connection, now, true, changes).await?;
+    expire(connection, now, changes).await?;
     let woken: Vec<i64> = sqlx::query_scalar(WAKE).bind(now).bind(CHUNK).fetch_all(connection).await?;
     changes.outstanding += woken.iter().sum::<i64>();
     changes.relay |= !woken.is_empty();
     Ok(())
 }
 
-/// Ends expired rows that were counted as outstanding, or those that were not; says how many.
-async fn expire(
-    connection: &mut SqliteConnection,
-    now: UnixMs,
-    outstanding: bool,
-    changes: &mut Changes,
-) -> Result<i64, sqlx::Error> {
-    let error = json(&revoked("expired".to_owned()))?;
-    let expire = sqlx::query_scalar(EXPIRE).bind(now).bind(State::Revoked.name()).bind(State::Revoked.rank());
-    let expired: Vec<String> = expire.bind(error).bind(CHUNK).bind(outstanding).fetch_all(connection).await?;
-    for id in &expired {
-        changes.touched(id);
+async fn expire(connection: &mut SqliteConnection, now: UnixMs, changes: &mut Changes) -> Result<(), sqlx::Error> {
+    let expired: Vec<(i64, String, bool)> =
+        sqlx::query_as(EXPIRED).bind(now).bind(CHUNK).fetch_all(&mut *connection).await?;
+    if expired.is_empty() {
+        return Ok(());
     }
-    Ok(i64::try_from(expired.len()).unwrap_or(i64::MAX))
+    let (error, seqs) = (revoked("expired".to_owned()), expired.iter().map(|(seq, ..)| *seq).collect::<Vec<_>>());
+    let expire = sqlx::query(EXPIRE).bind(now).bind(State::Revoked.name()).bind(State::Revoked.rank());
+    expire.bind(json(&error)?).bind(json(&seqs)?).execute(connection).await?;
+    for (_, id, outstanding) in &expired {
+        changes.touched(id);
+        changes.outstanding -= i64::from(*outstanding);
+    }
+    Ok(())
 }
 
 const PRUNE: &str = "DELETE FROM tasks

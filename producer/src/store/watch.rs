@@ -129,6 +129,8 @@ impl Table {
 pub struct Watch {
     id: String,
     news: broadcast::Receiver<News>,
+    /// There was news that could not be read with its commit, and has not been read since.
+    unread: bool,
     store: Store,
 }
 
@@ -139,7 +141,7 @@ impl Store {
     /// Too many watch already.
     pub fn watch(&self, id: &str) -> Result<Watch, TooManyWatchers> {
         let news = self.watches.join(id)?;
-        Ok(Watch { id: id.to_owned(), news, store: self.clone() })
+        Ok(Watch { id: id.to_owned(), news, unread: false, store: self.clone() })
     }
 }
 
@@ -153,15 +155,20 @@ impl Watch {
     }
 
     /// The task after its next change, `None` when it is gone. What a read saw already may come again, and of many
-    /// changes in a row the oldest may be missing; the latest never is.
+    /// changes in a row the oldest may be missing; the latest never is, nor is one when this is dropped half-way.
     ///
     /// # Errors
     /// The database failed.
     pub async fn changed(&mut self) -> Result<Option<Arc<TaskRow>>, StoreError> {
         loop {
+            if self.unread {
+                let row = self.now().await?;
+                self.unread = false;
+                return Ok(row.map(Arc::new));
+            }
             match self.news.recv().await {
                 Ok(Some(row)) => return Ok(Some(row)),
-                Ok(None) => return Ok(self.now().await?.map(Arc::new)),
+                Ok(None) => self.unread = true,
                 Err(RecvError::Lagged(_)) => {}
                 Err(RecvError::Closed) => return Err(StoreError::Closed),
             }

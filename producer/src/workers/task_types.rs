@@ -33,6 +33,8 @@ pub(super) struct TaskTypes {
 #[derive(Default)]
 struct Versions {
     all: Vec<(Option<Instant>, Arc<Announcement>)>,
+    /// The last of those that are alive, or else the one that was heard of last.
+    latest: Option<Arc<Announcement>>,
     /// When there was one more than is remembered: till it is gone nothing can be said for all.
     crowded: Option<Instant>,
 }
@@ -52,6 +54,18 @@ impl Announcement {
     }
 }
 
+impl Versions {
+    /// Says which is the latest; whether that is another than before.
+    fn settle(&mut self, now: Instant) -> bool {
+        let order = |(place, (at, _)): &(usize, &(Option<Instant>, Arc<Announcement>))| {
+            if is_alive(*at, now) { (true, None, *place) } else { (false, *at, *place) }
+        };
+        let latest = self.all.iter().enumerate().max_by_key(order).map(|(_, (_, latest))| latest.clone());
+        let before = std::mem::replace(&mut self.latest, latest);
+        before.as_ref().map(Arc::as_ptr) != self.latest.as_ref().map(Arc::as_ptr)
+    }
+}
+
 fn is_alive(at: Option<Instant>, now: Instant) -> bool {
     at.is_some_and(|at| now.duration_since(at) < HEARTBEAT_TTL)
 }
@@ -63,6 +77,9 @@ impl TaskTypes {
         let versions = self.types.entry(task.name.clone()).or_default();
         if let Some(known) = versions.all.iter_mut().find(|(_, known)| *known.json == json) {
             known.0 = Some(now);
+            if versions.settle(now) {
+                self.unkept.insert(task.name);
+            }
             return;
         }
         if json.len() > MAX_BYTES {
@@ -79,6 +96,7 @@ impl TaskTypes {
             let json = json.into();
             let announcement = Announcement { json, retry: task.retry, contract: OnceLock::new() };
             versions.all.push((Some(now), Arc::new(announcement)));
+            versions.settle(now);
             self.unkept.insert(task.name);
         }
         self.bound();
@@ -110,7 +128,7 @@ impl TaskTypes {
     }
 
     fn latest(&self, name: &str) -> Option<&Announcement> {
-        Some(&*self.types.get(name)?.all.last()?.1)
+        self.types.get(name)?.latest.as_deref()
     }
 
     /// How tasks of that name are retried when their caller does not say, if a worker has said.
@@ -135,7 +153,7 @@ impl TaskTypes {
 
     /// The JSON of each type as last announced.
     pub(super) fn all(&self) -> impl Iterator<Item = &str> {
-        self.types.values().filter_map(|versions| versions.all.last()).map(|(_, announced)| &*announced.json)
+        self.types.values().filter_map(|versions| versions.latest.as_ref()).map(|announced| &*announced.json)
     }
 
     /// What the store does not have yet; from now on it counts as kept.
@@ -174,6 +192,21 @@ mod tests {
         assert_eq!(types.types.len(), 1);
         types.forget("add");
         assert_eq!(types.bytes, 0);
+    }
+
+    #[test]
+    fn a_version_that_was_rolled_back_is_the_latest_no_more() {
+        let mut types = TaskTypes::default();
+        let start = Instant::now();
+        types.learn(of("add", 1), start);
+        types.learn(of("add", 2), start);
+        types.unkept();
+        types.learn(of("add", 1), start + HEARTBEAT_TTL / 2);
+        assert_eq!(types.retry("add").map(|retry| retry.max_retries), Some(2), "it is alive");
+        assert!(types.unkept().is_empty());
+        types.learn(of("add", 1), start + HEARTBEAT_TTL);
+        assert_eq!(types.retry("add").map(|retry| retry.max_retries), Some(1));
+        assert_eq!(types.unkept().len(), 1);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use protocol::control::REVOKED_TTL;
+use protocol::control::TOLD_TTL;
 use tokio::time::Instant;
 
 /// The newest that are kept.
@@ -18,7 +18,7 @@ pub(super) struct Revoked {
 }
 
 impl Revoked {
-    /// Takes ids in, each from now on for [`REVOKED_TTL`].
+    /// Takes ids in, each from now on for [`TOLD_TTL`].
     pub(super) fn insert(&mut self, task_ids: &[String], reason: &str, now: Instant) {
         let reason: Arc<str> = reason.into();
         for id in task_ids {
@@ -34,13 +34,13 @@ impl Revoked {
     /// Why that task was revoked, `None` when it was not.
     pub(super) fn reason(&mut self, id: &str, now: Instant) -> Option<Arc<str>> {
         let (at, reason) = self.ids.get(id)?;
-        (now.duration_since(*at) < REVOKED_TTL).then(|| reason.clone())
+        (now.duration_since(*at) < TOLD_TTL).then(|| reason.clone())
     }
 
     fn forget(&mut self, now: Instant) {
         while let Some((at, id)) = self.order.front() {
             let latest = self.ids.get(id).is_some_and(|(latest, _)| latest == at);
-            let old = now.duration_since(*at) >= REVOKED_TTL;
+            let old = now.duration_since(*at) >= TOLD_TTL;
             if latest && !old && self.order.len() <= MAX_REVOKED {
                 return;
             }
@@ -75,8 +75,8 @@ mod tests {
     fn one_that_is_told_again_stays_and_others_leave_with_their_age() {
         let (mut revoked, start) = (Revoked::default(), Instant::now());
         revoked.insert(&ids(0..2), "revoked", start);
-        revoked.insert(&ids(1..2), "purged", start + REVOKED_TTL / 2);
-        let later = start + REVOKED_TTL;
+        revoked.insert(&ids(1..2), "purged", start + TOLD_TTL / 2);
+        let later = start + TOLD_TTL;
         assert_eq!((revoked.reason("0", later), revoked.reason("1", later).as_deref()), (None, Some("revoked")));
         revoked.insert(&[], "revoked", later);
         assert_eq!((revoked.ids.len(), revoked.order.len()), (1, 1));

@@ -5,7 +5,7 @@ use crate::store::revoke::Revocation::{Ended, Never, Told, Unknown};
 use crate::store::revoke::{Purged, Revocation};
 
 async fn revoked(store: &Store) -> Vec<(String, String)> {
-    store.revoked_after(0).await.unwrap().into_iter().map(|task| (task.id, task.reason)).collect()
+    store.revoked_before(i64::MAX).await.unwrap().into_iter().map(|task| (task.id, task.reason)).collect()
 }
 
 fn now() -> UnixMs {
@@ -34,11 +34,11 @@ async fn what_the_relay_never_had_ends_at_once_and_what_it_may_have_had_is_told(
     }
     assert_eq!(verdicts, [Never, Never, Told, Told, Told, Unknown, Ended]);
     let ids: Vec<String> = revoked(&store).await.into_iter().map(|(id, _)| id).collect();
-    assert_eq!(ids, ["held", "queued", "runs"], "the others were never handed out");
+    assert_eq!(ids, ["runs", "queued", "held"], "the others were never handed out; the oldest is told last");
     let row = row(&store, "waits").await;
     assert_eq!((row.state, row.stage, row.started_at), (State::Revoked, Stage::Done, None));
     assert!(row.error.unwrap().get().contains(r#""message":"revoked""#));
-    assert_eq!((store.outstanding(), store.untold().await["revoked"].len()), (3, 5));
+    assert_eq!((store.outstanding(), store.untold().await["revoked"].len()), (3, 3));
 }
 
 #[tokio::test]
@@ -118,13 +118,38 @@ async fn a_large_purge_goes_in_chunks_and_misses_none() {
     let start = std::time::Instant::now();
     assert_eq!(store.purge("default", now()).await.unwrap(), Purged { purged: 12_000, at_broker: 6_000 });
     println!("12,000 purged in {:?}", start.elapsed());
-    assert_eq!((store.outstanding(), store.untold().await["purged"].len()), (6_000, 12_000));
-    let (mut after, mut told) = (0, 0);
-    while let Some(last) = store.revoked_after(after).await.unwrap().last() {
-        told += store.revoked_after(after).await.unwrap().len();
-        after = last.seq;
+    assert_eq!((store.outstanding(), store.untold().await["purged"].len()), (6_000, 6_000));
+    let (mut before, mut told) = (i64::MAX, 0);
+    while let Some(last) = store.revoked_before(before).await.unwrap().last() {
+        told += store.revoked_before(before).await.unwrap().len();
+        before = last.seq;
     }
     assert_eq!(told, 6_000);
+}
+
+#[tokio::test]
+async fn what_a_relay_held_during_a_purge_and_could_not_publish_is_purged_too() {
+    let (_dir, store) = store().await;
+    store.insert(fresh("a")).await.unwrap();
+    let taken = store.take_due("default", 10, usize::MAX).await.unwrap();
+    assert_eq!(store.purge("default", now()).await.unwrap(), Purged { purged: 1, at_broker: 1 });
+    store.let_go(taken.iter().map(|task| &task.id)).await;
+    assert!(store.due("default", 10, usize::MAX).await.unwrap().is_empty());
+    store.end_revoked(now()).await.unwrap();
+    assert_eq!((row(&store, "a").await.state, store.outstanding()), (State::Revoked, 0));
+}
+
+#[tokio::test]
+async fn a_revocation_that_workers_must_know_of_is_not_forgotten() {
+    let (_dir, store) = store().await;
+    for id in ["doubt", "never"] {
+        store.insert(fresh(id)).await.unwrap();
+    }
+    store.mark([Published("doubt".to_owned(), 1)].into(), false).await.unwrap();
+    let revoked = [store.revoke("doubt", now()).await.unwrap(), store.revoke("never", now()).await.unwrap()];
+    assert_eq!(revoked, [Told, Never]);
+    let forgotten = [store.forget("doubt").await.unwrap(), store.forget("never").await.unwrap()];
+    assert_eq!(forgotten, [Forgotten::InDoubt, Forgotten::Done]);
 }
 
 #[tokio::test]
