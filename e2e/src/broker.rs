@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -20,6 +20,7 @@ pub use depth::Depth;
 pub use management::{Management, Message};
 
 use crate::guard::Process;
+use crate::until;
 use layout::Layout;
 
 const READY: Duration = Duration::from_mins(1);
@@ -93,17 +94,12 @@ impl Endpoint {
         wanted: impl Fn(Depth) -> bool,
         deadline: Duration,
     ) -> Result<Depth> {
-        let start = Instant::now();
-        loop {
-            // The queue may not be declared yet.
-            let depth = self.depth(vhost, queue).await;
-            match depth {
-                Ok(depth) if wanted(depth) => return Ok(depth),
-                depth if start.elapsed() > deadline => bail!("after {deadline:?} {queue} is still {depth:?}"),
-                _ => {}
-            }
-            sleep(POLL).await;
-        }
+        until(queue, deadline, async || {
+            let depth = self.depth(vhost, queue).await?;
+            ensure!(wanted(depth), "it is still {depth:?}");
+            Ok(depth)
+        })
+        .await
     }
 }
 
@@ -293,12 +289,6 @@ async fn speaks_amqp(address: SocketAddr) -> Result<bool> {
 }
 
 async fn await_port(port: u16) -> Result<()> {
-    let start = Instant::now();
-    while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.is_err() {
-        if start.elapsed() > READY {
-            bail!("nobody listens on {port}");
-        }
-        sleep(POLL).await;
-    }
-    Ok(())
+    let connect = async || Ok(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?);
+    until(&format!("a listener on {port}"), READY, connect).await.map(drop)
 }

@@ -23,6 +23,7 @@ pub mod postgres;
 pub mod procfs;
 pub mod proxy;
 pub mod service;
+pub mod until;
 pub mod up;
 pub mod web;
 
@@ -35,6 +36,7 @@ pub use pair::Pair;
 pub use postgres::Postgres;
 pub use proxy::Proxy;
 pub use service::Service;
+pub use until::until;
 pub use web::Web;
 
 use std::collections::BTreeMap;

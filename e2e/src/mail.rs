@@ -13,7 +13,7 @@ use tokio::time::sleep;
 
 use crate::broker::tail;
 use crate::guard::{self, Launch, Process};
-use crate::{Env, ports};
+use crate::{Env, ports, until};
 
 /// A recipient's name says what becomes of the mail: see there.
 const SERVER: &str = include_str!("mail_server.py");
@@ -101,15 +101,12 @@ impl MailServer {
 
     /// Waits for so many mails.
     pub async fn await_mails(&self, count: usize, deadline: Duration) -> Result<Vec<Value>> {
-        let start = Instant::now();
-        loop {
+        until(&format!("{count} mails"), deadline, async || {
             let mails = self.mails()?;
-            if mails.len() >= count {
-                return Ok(mails);
-            }
-            ensure!(start.elapsed() < deadline, "after {deadline:?} there are {} mails", mails.len());
-            sleep(POLL).await;
-        }
+            ensure!(mails.len() >= count, "there are {}", mails.len());
+            Ok(mails)
+        })
+        .await
     }
 }
 

@@ -21,6 +21,7 @@ mod prefer;
 mod problem;
 mod query;
 mod revoke;
+mod server;
 mod shown;
 mod stats;
 mod submit;
@@ -28,15 +29,10 @@ mod task;
 mod view;
 mod wait;
 
-use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::Duration;
-
-use actix_web::dev::Server;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{ALLOW, HeaderValue};
 use actix_web::middleware::from_fn;
-use actix_web::{App, HttpRequest, HttpResponse, HttpServer, ResponseError, guard, web};
+use actix_web::{HttpRequest, HttpResponse, ResponseError, guard, web};
 use metrics_exporter_prometheus::PrometheusHandle;
 use protocol::amqp::Link;
 use protocol::timestamp::now_ms;
@@ -44,13 +40,12 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use self::problem::Problem;
+pub use self::server::server;
 use crate::reason::{Line, reason};
 use crate::relay::Route;
 use crate::rules::Limits;
 use crate::store::{NewTask, Store, TaskRow};
 use crate::workers::Workers;
-
-const HTTP_WORKERS: usize = 2;
 
 /// What the endpoints work with.
 pub struct Api {
@@ -100,26 +95,6 @@ impl Api {
             Problem::new(StatusCode::NOT_FOUND, "unknown-queue", detail)
         })
     }
-}
-
-/// An HTTP server on that address; it runs when spawned.
-///
-/// # Errors
-/// The address cannot be listened on.
-pub fn server(api: Arc<Api>, listen: SocketAddr) -> std::io::Result<Server> {
-    let api = web::Data::from(api);
-    let document = web::Data::new(openapi::Rendered::new()?);
-    let app = move || App::new().app_data(api.clone()).app_data(document.clone()).configure(routes);
-    let server = HttpServer::new(app)
-        .workers(HTTP_WORKERS)
-        .client_request_timeout(Duration::from_secs(5))
-        .max_connections(10_000)
-        // A client that closes its side is gone: what it waits for, or listens to, ends at once.
-        .h1_allow_half_closed(false)
-        .shutdown_timeout(2)
-        .disable_signals()
-        .bind(listen)?;
-    Ok(server.run())
 }
 
 fn routes(config: &mut web::ServiceConfig) {

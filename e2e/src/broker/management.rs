@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use reqwest::{Method, Url};
 use serde_json::{Value, json};
 
-use crate::client;
+use crate::{client, until};
 
 /// A node's management API.
 #[derive(Debug, Clone)]
@@ -156,14 +156,7 @@ impl Management {
 
     /// Waits until a queue exists.
     pub async fn await_queue(&self, vhost: &str, queue: &str, deadline: Duration) -> Result<()> {
-        let start = std::time::Instant::now();
-        while self.queue(vhost, queue).await.is_err() {
-            if start.elapsed() > deadline {
-                bail!("after {deadline:?} there is no queue {queue}");
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        Ok(())
+        until(queue, deadline, async || self.queue(vhost, queue).await).await.map(drop)
     }
 }
 

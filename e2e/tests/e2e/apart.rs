@@ -2,18 +2,16 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use e2e::client::is_terminal;
-use e2e::{Client, Pair, broker, procfs};
+use e2e::{Client, Pair, broker, procfs, until};
 use nix::sys::signal::{self, Signal};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
-use tokio::time::sleep;
 
 use crate::life::SOON;
 
 const LONG: Duration = Duration::from_mins(3);
-const POLL: Duration = Duration::from_millis(50);
 
 async fn ends(client: &Client, ids: &[String]) -> Result<Vec<Value>> {
     let mut tasks = Vec::with_capacity(ids.len());
@@ -109,11 +107,11 @@ async fn a_suspect_runs_apart_with_progress_and_dies_with_its_worker() -> Result
     let children = procfs::children_of(pair.consumers[0].pid())?;
     assert_eq!(children.len(), 1, "the suspect's process");
     pair.consumers[0].kill()?;
-    let start = Instant::now();
-    while procfs::lives(children[0]) {
-        assert!(start.elapsed() < SOON, "the child outlives its worker");
-        sleep(POLL).await;
-    }
+    until("the child's end with its worker", SOON, async || {
+        ensure!(!procfs::lives(children[0]), "it lives");
+        Ok(())
+    })
+    .await?;
     pair.consumers[0].restart().await?;
     let halfway = |task: &Value| is_terminal(task) || task["progress"]["current"] == 2;
     let progressed = pair.client().await_state(&ids[0], halfway, SOON).await?;

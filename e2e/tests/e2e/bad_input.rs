@@ -38,7 +38,13 @@ async fn every_bad_submit_is_a_problem_and_no_row() -> Result<()> {
         (JSON, r#"{"task": "a\nb"}"#, 422, Some("/task")),
         (JSON, r#"{"task": "echo", "args": 1}"#, 422, Some("/args")),
         (JSON, deep.as_str(), 422, Some("/args")),
+        (JSON, r#"{"task": "echo", "args": [["\ud800"]]}"#, 422, Some("/args")),
         (JSON, r#"{"task": "echo", "kwargs": {"s": "\udc00"}}"#, 422, Some("/kwargs")),
+        (JSON, r#"{"task": "echo", "kwargs": {"\ud800": 1}}"#, 422, Some("/kwargs")),
+        (JSON, r#"{"task": "\ud800"}"#, 422, Some("/task")),
+        (JSON, r#"{"task": "echo", "\ud800": 1}"#, 422, Some("")),
+        (JSON, "{\"task\": \"a\0b\"}", 400, None),
+        (JSON, r#"{"task": "a\u0000b"}"#, 422, Some("/task")),
         (JSON, r#"{"task": "echo", "queue": "nowhere"}"#, 422, Some("/queue")),
         (JSON, r#"{"task": "echo", "priority": "high"}"#, 422, Some("/priority")),
         (JSON, r#"{"task": "echo", "eta": "2026-11-20T15:00:00Z", "countdown": 1}"#, 422, Some("/countdown")),
@@ -71,9 +77,19 @@ fn assert_problem(body: &Value, status: u16, content_type: Option<&str>) {
 #[tokio::test]
 async fn other_paths_and_methods_are_problems_too() -> Result<()> {
     let pair = pair().await?;
-    for (method, path, status) in
-        [("GET", "/nowhere", 404), ("DELETE", "/v1/tasks", 405), ("POST", "/v1/tasks/x", 405), ("POST", "/livez", 405)]
-    {
+    let long = format!("/v1/tasks/{}", "x".repeat(60_000));
+    for (method, path, status) in [
+        ("GET", "/nowhere", 404),
+        ("GET", &long, 404),
+        ("GET", "/v1/tasks/%ff", 404),
+        ("GET", "/v1/tasks/a%00b/events", 404),
+        ("GET", "/v1/queues/%ed%a0%80", 404),
+        ("GET", "/v1/tasks?task=%00", 400),
+        ("GET", "/v1/tasks?queue=", 400),
+        ("DELETE", "/v1/tasks", 405),
+        ("POST", "/v1/tasks/x", 405),
+        ("POST", "/livez", 405),
+    ] {
         let answer = pair.client().send(pair.client().request(method.parse()?, path)).await?;
         assert_eq!(answer.status, status, "{method} {path}");
         assert_eq!(answer.header("allow").is_some(), status == 405, "{method} {path}");

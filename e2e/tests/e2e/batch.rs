@@ -147,3 +147,22 @@ async fn a_producer_killed_in_a_batch_has_stored_all_of_it_or_nothing() -> Resul
     println!("a batch takes {usual:?}; of 8 killed ones {stored} were stored whole, the others not at all");
     Ok(())
 }
+
+#[tokio::test]
+async fn a_task_called_batch_is_read_and_forgotten_like_any_other() -> Result<()> {
+    let pair = Pair::on(broker::shared().await?).start().await?;
+    let ask = async |method| pair.client().send(pair.client().request(method, "/v1/tasks/batch")).await;
+    for method in [Method::GET, Method::HEAD, Method::DELETE] {
+        assert_eq!(ask(method.clone()).await?.status, 404, "{method}");
+    }
+    let wish = json!({"task": "echo", "args": [1], "task_id": "batch", "countdown": 600});
+    assert_eq!(pair.client().accepted(&wish).await?, "batch");
+    assert_eq!(ask(Method::DELETE).await?.status, 409, "it has not ended");
+    let revoke = pair.client().request(Method::POST, "/v1/tasks/batch/revoke");
+    assert_eq!(pair.client().send(revoke).await?.body["state"], "REVOKED");
+    assert_eq!(ask(Method::GET).await?.body["task_id"], "batch");
+    assert_eq!((ask(Method::HEAD).await?.status, ask(Method::DELETE).await?.status), (200, 204));
+    assert_eq!(ask(Method::GET).await?.status, 404);
+    assert_eq!(ask(Method::PUT).await?.header("allow"), Some("GET, HEAD, POST, DELETE"));
+    pair.stop().await
+}

@@ -1,26 +1,19 @@
 //! What is known of queues, workers and task types, and what follows from it for a submit.
 
-use std::time::{Duration, Instant};
-
 use anyhow::{Result, ensure};
-use e2e::{Pair, broker};
+use e2e::{Pair, broker, until};
 use serde_json::{Value, json};
-use tokio::time::sleep;
 
 use crate::life::SOON;
 
 /// Reads the path until it is as wanted.
 async fn await_answer(pair: &Pair, path: &str, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
-    let start = Instant::now();
-    loop {
+    until(path, SOON, async || {
         let answer = pair.client().get_path(path).await?;
-        ensure!(answer.status == 200, "{path}: {}", answer.text);
-        if wanted(&answer.body) {
-            return Ok(answer.body);
-        }
-        ensure!(start.elapsed() < SOON, "{path} is still {:#}", answer.body);
-        sleep(Duration::from_millis(20)).await;
-    }
+        ensure!(answer.status == 200 && wanted(&answer.body), "{} {:#}", answer.status, answer.body);
+        Ok(answer.body)
+    })
+    .await
 }
 
 fn knows_tasks(types: &Value) -> bool {

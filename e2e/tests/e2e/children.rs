@@ -1,16 +1,11 @@
 //! Children: tasks that a running one submits through its producer's reply queue.
 
-use std::time::{Duration, Instant};
-
-use anyhow::{Context, Result};
-use e2e::{Pair, broker, procfs};
+use anyhow::{Context, Result, ensure};
+use e2e::{Pair, broker, procfs, until};
 use serde_json::{Value, json};
-use tokio::time::sleep;
 
 use crate::life::SOON;
 use crate::rows;
-
-const POLL: Duration = Duration::from_millis(20);
 
 /// Publishes a submission as a worker does, with an `add` of 1 and 2.
 async fn submit(pair: &Pair, id: &str, parent_id: &str, queue: &str) -> Result<()> {
@@ -22,7 +17,7 @@ async fn submit(pair: &Pair, id: &str, parent_id: &str, queue: &str) -> Result<(
         "content_type": "application/json", "delivery_mode": 2, "priority": 5, "correlation_id": id, "headers": headers
     });
     let published = management.publish(pair.vhost(), "", results, &properties, "[[1, 2], {}, null]").await?;
-    anyhow::ensure!(published, "{results} did not take it");
+    ensure!(published, "{results} did not take it");
     Ok(())
 }
 
@@ -35,11 +30,7 @@ async fn family() -> Result<(Pair, String)> {
 
 /// The task, once it is there.
 async fn ended(pair: &Pair, id: &str) -> Result<Value> {
-    let start = Instant::now();
-    while pair.client().get_path(&format!("/v1/tasks/{id}")).await?.status == 404 {
-        anyhow::ensure!(start.elapsed() < SOON, "{id} became no row");
-        sleep(POLL).await;
-    }
+    until("the child's row", SOON, async || pair.client().get(id).await).await?;
     pair.client().await_terminal(id, SOON).await
 }
 
@@ -121,20 +112,21 @@ async fn a_parent_that_dies_while_it_submits_has_each_child_once() -> Result<()>
     let mut pair = Pair::on(broker::shared().await?).worker("custom_worker").start().await?;
     let parent = pair.client().accepted(&report(PAGES)).await?;
     for deaths in 1..=2 {
-        let start = Instant::now();
-        while rows::count(pair.store()).await? < 1 + 50 * deaths {
-            anyhow::ensure!(start.elapsed() < SOON, "no children come");
-            sleep(POLL).await;
-        }
+        until("children", SOON, async || {
+            let rows = rows::count(pair.store()).await?;
+            ensure!(rows > 50 * deaths, "there are {rows} rows");
+            Ok(())
+        })
+        .await?;
         pair.consumers[0].kill()?;
         assert_eq!(pair.client().get(&parent).await?["state"], "STARTED", "it died in the middle");
         pair.consumers[0].restart().await?;
     }
-    let start = Instant::now();
-    while procfs::children_of(pair.consumers[0].pid())?.is_empty() {
-        anyhow::ensure!(start.elapsed() < SOON, "a suspect submits from a process of its own");
-        sleep(POLL).await;
-    }
+    until("a process of its own for the suspect", SOON, async || {
+        ensure!(!procfs::children_of(pair.consumers[0].pid())?.is_empty(), "the worker has no child");
+        Ok(())
+    })
+    .await?;
     let ended = pair.client().await_terminal(&parent, SOON).await?;
     assert_eq!((&ended["state"], ended["result"].as_array().map(Vec::len)), (&json!("SUCCESS"), Some(PAGES as usize)));
     assert_eq!(rows::count(pair.store()).await?, 1 + i64::from(PAGES));
@@ -148,16 +140,12 @@ async fn a_child_of_a_celery_clients_task_goes_straight_to_its_queue() -> Result
     let properties = json!({"content_type": "application/json", "delivery_mode": 2, "headers": headers});
     let management = &pair.broker().management;
     assert!(management.publish(pair.vhost(), "errand.tasks", "default", &properties, "[[3], {}, null]").await?);
-    let start = Instant::now();
-    loop {
+    until("the parent and its three pages", SOON, async || {
         let metrics = e2e::client::http()?.get(pair.consumers[0].url("/metrics")).send().await?.text().await?;
-        // The parent and its three pages.
-        if metrics.contains(r#"errand_attempts_total{state="SUCCESS"} 4"#) {
-            break;
-        }
-        anyhow::ensure!(start.elapsed() < SOON, "{metrics}");
-        sleep(POLL).await;
-    }
+        ensure!(metrics.contains(r#"errand_attempts_total{state="SUCCESS"} 4"#), "{metrics}");
+        Ok(())
+    })
+    .await?;
     assert_eq!(rows::count(pair.store()).await?, 0);
     pair.stop().await
 }

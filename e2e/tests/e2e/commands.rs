@@ -1,12 +1,10 @@
 //! `run_command` with the machine's own programs: what reaches them, and what comes back.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
 
-use anyhow::Result;
-use e2e::{Pair, broker, guard, procfs};
+use anyhow::{Result, ensure};
+use e2e::{Pair, broker, guard, procfs, until};
 use serde_json::{Value, json};
-use tokio::time::sleep;
 
 use crate::life::SOON;
 
@@ -78,15 +76,12 @@ async fn a_worker_without_a_file_of_commands_says_so() -> Result<()> {
 
 /// Waits until so many processes have this word in their environment.
 async fn await_processes(mark: &Path, count: usize) -> Result<()> {
-    let start = Instant::now();
-    loop {
+    until(&format!("{count} processes of {}", mark.display()), SOON, async || {
         let found = procfs::processes_of(mark)?;
-        if found.len() == count {
-            return Ok(());
-        }
-        assert!(start.elapsed() < SOON, "{count} expected, there are {found:?}");
-        sleep(Duration::from_millis(20)).await;
-    }
+        ensure!(found.len() == count, "there are {found:?}");
+        Ok(())
+    })
+    .await
 }
 
 #[tokio::test]

@@ -104,3 +104,31 @@ async fn the_requests_of_the_manual_are_accepted() -> Result<()> {
     }
     Ok(())
 }
+
+/// The blocks of shell in a document that ask a producer with curl.
+fn requests(text: &str) -> impl Iterator<Item = &str> {
+    let blocks = text.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next());
+    blocks.filter(|block| block.contains("curl "))
+}
+
+#[tokio::test]
+async fn the_curl_commands_of_the_manual_are_answered_as_it_says() -> Result<()> {
+    let pair = Pair::on(broker::shared().await?).start().await?;
+    let mut said = Vec::new();
+    for document in ["README.md", "docs/tasks.md"] {
+        let text = std::fs::read_to_string(root().join(document))?;
+        for block in requests(&text) {
+            let command = block.replace("127.0.0.1:8080", &pair.client().address().to_string());
+            assert_ne!(command, block, "{document}: not for the usual address: {block}");
+            let run = tokio::process::Command::new("sh").args(["-ec", &command]).kill_on_drop(true).output().await?;
+            assert!(run.status.success(), "{block}{}", String::from_utf8_lossy(&run.stderr));
+            said.push(String::from_utf8(run.stdout)?);
+        }
+    }
+    let statuses: Vec<&str> = said.iter().filter_map(|answer| answer.split(' ').nth(1)).collect();
+    // Submitted, waited for, and then it is too late to revoke it.
+    assert_eq!(statuses, ["202", "200", "409"], "{said:#?}");
+    assert!(said[0].to_lowercase().contains("location: /v1/tasks/order-17"), "{}", said[0]);
+    assert!(said[1].contains(r#""state":"SUCCESS""#) && said[1].contains(r#""result":42"#), "{}", said[1]);
+    pair.stop().await
+}

@@ -1,27 +1,23 @@
 //! The testbed itself: what it starts runs apart from everything else and leaves nothing behind.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use e2e::broker::{self, Broker, Options};
-use e2e::procfs;
+use e2e::{procfs, until};
 use futures_util::future::try_join_all;
 use reqwest::Method;
 use serde_json::{Value, json};
-use tokio::time::sleep;
 
 const SOON: Duration = Duration::from_secs(10);
 
 async fn await_no_process_of(dir: &std::path::Path) -> Result<()> {
-    let start = Instant::now();
-    loop {
+    until("the end of all its processes", SOON, async || {
         let left = procfs::processes_of(dir)?;
-        if left.is_empty() {
-            return Ok(());
-        }
-        assert!(start.elapsed() < SOON, "still running: {left:?}");
-        sleep(Duration::from_millis(20)).await;
-    }
+        ensure!(left.is_empty(), "still running: {left:?}");
+        Ok(())
+    })
+    .await
 }
 
 async fn declare(broker: &Broker, vhost: &str, queue: &str) -> Result<()> {

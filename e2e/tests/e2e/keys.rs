@@ -146,11 +146,7 @@ async fn the_key_of_an_expired_result_is_not_free_and_that_of_a_deleted_task_is(
     let anew = submit(pair.client(), "deleted", &task).await?;
     assert_eq!((anew.status, is_replay(&anew)), (202, false));
     assert_ne!(id(&anew), deleted);
-    let start = Instant::now();
-    while pair.client().get_path(&format!("/v1/tasks/{}", id(&anew))).await?.status != 404 {
-        anyhow::ensure!(start.elapsed() < crate::life::SOON, "the task is still kept");
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-    }
+    crate::life::await_forgotten(pair.client(), &id(&anew)).await?;
     let gone = submit(pair.client(), "deleted", &task).await?;
     assert_eq!(gone.status, 410, "{}", gone.text);
     assert_eq!(rows::count(pair.store()).await?, 0);

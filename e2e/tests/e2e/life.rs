@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use e2e::{Pair, broker};
+use e2e::{Client, Pair, broker, until};
 use serde_json::{Value, json};
 
 pub(crate) const SOON: Duration = Duration::from_mins(1);
@@ -190,13 +190,7 @@ async fn what_is_no_task_of_ours_becomes_a_dead_letter_with_its_reason() -> Resu
         let properties = json!({"content_type": "application/json", "headers": {"task": "add", "id": id}});
         let management = &pair.broker().management;
         assert!(management.publish(pair.vhost(), "errand.tasks", "default", &properties, &body).await?);
-        let start = std::time::Instant::now();
-        let letter = loop {
-            match dead_letter_of(&pair, id).await {
-                Ok(letter) => break letter,
-                Err(error) => anyhow::ensure!(start.elapsed() < SOON, "{id}: {error}"),
-            }
-        };
+        let letter = until(id, SOON, async || dead_letter_of(&pair, id).await).await?;
         assert_eq!(letter["errand-dead-type"], kind, "{letter:#}");
     }
     pair.broker().await_depth(pair.vhost(), "errand.default", |depth| depth.ready == 0, SOON).await?;
@@ -228,14 +222,20 @@ fn millis(text: &str) -> Result<i64> {
     Ok(i64::try_from(at.as_millis())?)
 }
 
+/// Waits until the task is kept no more.
+pub(crate) async fn await_forgotten(client: &Client, id: &str) -> Result<()> {
+    until("the end of its keeping", SOON, async || {
+        let answer = client.get_path(&format!("/v1/tasks/{id}")).await?;
+        anyhow::ensure!(answer.status == 404, "{}", answer.text);
+        Ok(())
+    })
+    .await
+}
+
 #[tokio::test]
 async fn an_ended_task_is_forgotten_after_its_time() -> Result<()> {
     let pair = Pair::on(broker::shared().await?).producer_env("RESULT_TTL", "1s").start().await?;
     let id = pair.client().accepted(&json!({"task": "add", "args": [1, 2]})).await?;
-    let start = std::time::Instant::now();
-    while pair.client().get_path(&format!("/v1/tasks/{id}")).await?.status != 404 {
-        anyhow::ensure!(start.elapsed() < SOON, "the task is still kept");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    await_forgotten(pair.client(), &id).await?;
     pair.stop().await
 }

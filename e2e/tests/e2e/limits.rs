@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
-use e2e::{Client, Pair, broker};
+use anyhow::{Context, Result, ensure};
+use e2e::{Client, Pair, Service, broker, until};
 use futures_util::future::try_join_all;
 use serde_json::{Value, json};
 
@@ -115,8 +115,7 @@ async fn a_handler_deaf_to_its_limits_fails_at_the_hard_one_for_good() -> Result
         let ended = pair.client().await_terminal(&id, SOON).await?;
         let known = (&ended["state"], &ended["error"]["type"], &ended["retries"]);
         assert_eq!(known, (&json!("FAILURE"), &json!("TimeLimitExceeded"), &json!(0)), "{ended:#}");
-        await_log(|| pair.consumers[0].log_tail(500).matches("a handler ended after its time limit").count() == place)
-            .await;
+        await_log(&pair.consumers[0], "a handler ended after its time limit", place).await?;
         // What it returned then is nobody's result. Whatever it might have sent is before this in the reply queue.
         let echo = pair.client().accepted(&json!({"task": "echo", "args": [1]})).await?;
         pair.client().await_terminal(&echo, SOON).await?;
@@ -125,12 +124,14 @@ async fn a_handler_deaf_to_its_limits_fails_at_the_hard_one_for_good() -> Result
     Ok(())
 }
 
-async fn await_log(said: impl Fn() -> bool) {
-    let start = std::time::Instant::now();
-    while !said() {
-        assert!(start.elapsed() < SOON, "the log does not say it");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+/// Waits until a worker's log says this so often.
+async fn await_log(worker: &Service, text: &str, times: usize) -> Result<()> {
+    until(&format!("{text:?} {times} times"), SOON, async || {
+        let log = worker.log_tail(500);
+        ensure!(log.matches(text).count() == times, "{log}");
+        Ok(())
+    })
+    .await
 }
 
 #[tokio::test]
@@ -167,7 +168,7 @@ async fn a_worker_told_to_end_while_it_starts_again_ends() -> Result<()> {
         .await?;
     let running = pair.client().accepted(&json!({"task": "sleep", "args": [6]})).await?;
     pair.client().accepted(&json!({"task": "hold_slot", "args": [600], "time_limit": 1})).await?;
-    await_log(|| pair.consumers[0].log_tail(500).contains("worker takes no more tasks")).await;
+    await_log(&pair.consumers[0], "worker takes no more tasks", 1).await?;
     assert!(pair.consumers[0].terminate(SOON).await?.success());
     assert_eq!(pair.client().await_terminal(&running, SOON).await?["state"], "SUCCESS", "it had its grace");
     let log = std::fs::read_to_string(pair.consumers[0].log())?;

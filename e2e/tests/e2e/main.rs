@@ -16,6 +16,7 @@ mod fetch;
 mod files;
 mod flood;
 mod harness;
+mod hostile;
 mod images;
 mod keys;
 mod life;

@@ -2,9 +2,9 @@
 
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use e2e::client::{Answer, is_terminal};
-use e2e::{Client, Pair, broker, load};
+use e2e::{Client, Pair, broker, load, until};
 use futures_util::future::try_join_all;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -113,11 +113,12 @@ async fn a_purge_ends_what_waits_here_and_at_the_broker_and_nothing_else() -> Re
     let last = pair.client().get(&ids[0]).await?;
     assert_eq!(last["error"]["message"], "purged", "{last:#}");
     pair.broker().await_depth(pair.vhost(), "errand.default", |depth| depth.ready == 0, SOON).await?;
-    let start = std::time::Instant::now();
-    while runs(&pair.consumers[0]).await? != 1 {
-        assert!(start.elapsed() < SOON, "the client's own message is run");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    until("a run of the client's own message", SOON, async || {
+        let runs = runs(&pair.consumers[0]).await?;
+        ensure!(runs == 1, "{runs} runs");
+        Ok(())
+    })
+    .await?;
     assert_eq!(pair.client().get(&later).await?["state"], "PENDING", "what is not due is in no queue");
     pair.stop().await
 }

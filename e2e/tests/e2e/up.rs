@@ -2,17 +2,15 @@
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, ensure};
 use e2e::guard::{self, Launch, Process};
-use e2e::{Env, procfs};
+use e2e::{Env, procfs, until};
 use nix::sys::signal::Signal;
-use tokio::time::sleep;
 
 const START: Duration = Duration::from_mins(2);
 const END: Duration = Duration::from_mins(1);
-const POLL: Duration = Duration::from_millis(20);
 
 /// Starts it with a TMPDIR of its own, so that what it leaves behind can be told from the rest. The path is its log's.
 fn up(home: &Path, env: &[(&str, &str)]) -> Result<(Process, PathBuf)> {
@@ -28,30 +26,26 @@ fn up(home: &Path, env: &[(&str, &str)]) -> Result<(Process, PathBuf)> {
 }
 
 async fn await_line(up: &mut Process, log: &Path, text: &str) -> Result<String> {
-    let start = Instant::now();
-    loop {
+    let mut ended = false;
+    until(&format!("{text:?} in its output"), START, async || {
         let output = std::fs::read_to_string(log)?;
-        if output.contains(text) {
-            return Ok(output);
-        }
-        if up.try_wait()?.is_some() || start.elapsed() > START {
-            bail!("no {text:?} in\n{output}");
-        }
-        sleep(POLL).await;
-    }
+        assert!(!ended || output.contains(text), "it ended without {text:?} in\n{output}");
+        ended = up.try_wait()?.is_some();
+        ensure!(output.contains(text), "{output}");
+        Ok(output)
+    })
+    .await
 }
 
 /// Neither a process nor a file, once it has ended.
 async fn await_nothing_left(home: &Path) -> Result<()> {
-    let (work, start) = (home.join("tmp"), Instant::now());
-    loop {
+    let work = home.join("tmp");
+    until("nothing is left", END, async || {
         let (processes, files) = (procfs::processes_of(&work)?, std::fs::read_dir(&work)?.count());
-        if processes.is_empty() && files == 0 {
-            return Ok(());
-        }
-        assert!(start.elapsed() < END, "left: processes {processes:?}, {files} files");
-        sleep(POLL).await;
-    }
+        ensure!(processes.is_empty() && files == 0, "left: processes {processes:?}, {files} files");
+        Ok(())
+    })
+    .await
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use e2e::client::Answer;
-use e2e::{Client, Events, Pair, broker};
+use e2e::{Client, Events, Pair, broker, until};
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -129,10 +129,12 @@ async fn watchers(client: &Client) -> Result<usize> {
 
 pub(crate) async fn await_watchers(client: &Client, count: usize) -> Result<Duration> {
     let start = Instant::now();
-    while watchers(client).await? != count {
-        ensure!(start.elapsed() < SOON, "{} watch, not {count}", watchers(client).await?);
-    }
-    Ok(start.elapsed())
+    until(&format!("{count} who watch"), SOON, async || {
+        let there_are = watchers(client).await?;
+        ensure!(there_are == count, "there are {there_are}");
+        Ok(start.elapsed())
+    })
+    .await
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::Api;
+use super::openapi::answers::NoRoom;
 use super::openapi::schemas::{Any, Runs};
 
 /// The answer of `/v1/workers`.
@@ -41,7 +42,7 @@ struct WorkerView {
 ///
 /// A worker speaks every 5 s, so what it says may be as old. By name.
 #[utoipa::path(get, path = "/v1/workers", tag = "service", responses(
-    (status = 200, description = "The workers", body = WorkersView),
+    (status = 200, description = "The workers", body = WorkersView), NoRoom,
 ))]
 pub async fn workers(api: web::Data<Api>) -> HttpResponse {
     let now = now_ms();
@@ -113,7 +114,7 @@ struct RetryView {
 ///
 /// As last announced by a worker, alive or gone, by name. It is remembered over restarts.
 #[utoipa::path(get, path = "/v1/task-types", tag = "service", responses(
-    (status = 200, description = "The task types", body = TaskTypesView),
+    (status = 200, description = "The task types", body = TaskTypesView), NoRoom,
 ))]
 pub async fn task_types(api: web::Data<Api>) -> HttpResponse {
     let types = api.workers.task_types().into_iter().map(|(task, workers)| task_type(task, workers));

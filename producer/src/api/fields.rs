@@ -31,14 +31,20 @@ pub fn parse(body: &[u8], limits: &Limits, now: UnixMs) -> Result<NewTask, Probl
 /// # Errors
 /// All of its bad fields.
 pub fn check(raw: &RawValue, limits: &Limits, now: UnixMs) -> Result<NewTask, Vec<FieldError>> {
-    let Ok(Members(members)) = serde_json::from_str::<Members<'_>>(raw.get()) else {
-        let detail = "must be a JSON object".to_owned();
-        return Err(vec![FieldError { pointer: String::new(), detail }]);
+    let members = match serde_json::from_str::<Members<'_>>(raw.get()) {
+        Ok(Members(members)) => members,
+        // Its syntax was checked, so one of its names is no text: it holds half a surrogate pair.
+        Err(error) if raw.get().starts_with('{') => return Err(whole(format!("has a bad name: {error}"))),
+        Err(_) => return Err(whole("must be a JSON object".to_owned())),
     };
     let mut fields = Fields { members, errors: Vec::new(), now };
     let task = fields.task(limits);
     fields.refuse_unknown();
     if fields.errors.is_empty() { Ok(task) } else { Err(fields.errors) }
+}
+
+fn whole(detail: String) -> Vec<FieldError> {
+    vec![FieldError { pointer: String::new(), detail }]
 }
 
 /// The members of an object in their order, duplicates kept.
@@ -164,12 +170,15 @@ impl<'a> Fields<'a> {
 
     /// A misspelled option must not be ignored in silence.
     fn refuse_unknown(&mut self) {
-        for (name, _) in std::mem::take(&mut self.members) {
+        for (name, _) in std::mem::take(&mut self.members).into_iter().take(MAX_UNKNOWN) {
             let known = KNOWN.contains(&name.as_str());
             self.refuse(&name, if known { "is given twice" } else { "is not a field of a task" });
         }
     }
 }
+
+/// How many unknown fields are told of: there can be as many as fit into a body.
+const MAX_UNKNOWN: usize = 100;
 
 /// Every field of a submit.
 pub const KNOWN: [&str; 12] = [

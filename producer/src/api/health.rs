@@ -6,6 +6,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::Api;
+use super::openapi::answers::NoRoom;
 
 /// What `/livez` says.
 #[derive(Debug, Serialize, ToSchema)]
@@ -59,6 +60,7 @@ pub async fn readyz(api: web::Data<Api>) -> HttpResponse {
 /// Figures in Prometheus' text format
 #[utoipa::path(get, path = "/metrics", tag = "service", responses(
     (status = 200, description = "One figure a line", body = String, content_type = "text/plain"),
+    NoRoom,
 ))]
 pub async fn metrics(api: web::Data<Api>) -> HttpResponse {
     metrics::gauge!("errand_outstanding").set(u32::try_from(api.store.outstanding()).unwrap_or(u32::MAX));

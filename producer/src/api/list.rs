@@ -55,8 +55,7 @@ fn read(query: &str) -> Result<Wish, Problem> {
         filter: Filter {
             states: states(&mut query),
             task: query.one("task", |name| rules::task_name(name).map(|()| name.to_owned())),
-            // Any: a queue may have been taken from QUEUES while its tasks are kept.
-            queue: query.one("queue", |queue| Ok(queue.to_owned())),
+            queue: query.one("queue", queue),
             since: query.one("since", since),
         },
         before: query.one("cursor", |text| place(text).ok_or_else(|| "is no next_cursor of a list".to_owned())),
@@ -72,10 +71,20 @@ fn states(query: &mut Parameters) -> Vec<State> {
         match State::from_name(name) {
             Some(state) if states.contains(&state) => {}
             Some(state) => states.push(state),
-            None => query.refuse("state", format!("must be of {}", State::ALL.map(State::name).join(", "))),
+            None => {
+                query.refuse("state", format!("must be of {}", State::ALL.map(State::name).join(", ")));
+                // One is told: there can be as many as fit into a query.
+                return Vec::new();
+            }
         }
     }
     states
+}
+
+/// Any that there can be: a queue may have been taken from QUEUES while its tasks are kept.
+fn queue(name: &str) -> Result<String, String> {
+    let fits = (1..=rules::MAX_QUEUE_BYTES).contains(&name.len());
+    if fits { Ok(name.to_owned()) } else { Err(format!("must be 1 to {} bytes", rules::MAX_QUEUE_BYTES)) }
 }
 
 fn since(text: &str) -> Result<i64, String> {
@@ -127,7 +136,11 @@ mod tests {
         for bad in [
             "state=",
             "state=done",
+            "state=x,y,z",
             "task=",
+            "task=a%00b",
+            "queue=",
+            concat!("queue=0123456789012345678901234567890123456789", "0123456789012345678901234"),
             "since=yesterday",
             "limit=0",
             "limit=1001",

@@ -19,7 +19,10 @@ use super::{attempts, batch, catalog, depth, events, forget, health, list, pause
         title = "Errand",
         description = "Accepts tasks, keeps them until they have ended, and says how they are. Every answer that is \
             no success is a problem as in RFC 9457. Any path may also be asked with HEAD where GET is allowed; another \
-            method is answered 405 with `Allow`."
+            method is answered 405 with `Allow`. Whatever the path, what is no HTTP is answered 400, a head of more than \
+            95 headers or 128 KiB 431, and one that does not come within 5 s 408; each ends the connection, as do 5 s \
+            without a request and a client that takes longer than 20 s to read 64 KiB of its answer. An answer to GET \
+            larger than 64 KiB may be 503 while too many such are being read."
     ),
     servers((url = "/")),
     paths(
@@ -69,7 +72,7 @@ impl Rendered {
 
 /// This document
 #[utoipa::path(get, path = "/openapi.json", tag = "service", responses(
-    (status = 200, description = "OpenAPI 3.1", body = Object),
+    (status = 200, description = "OpenAPI 3.1", body = Object), answers::NoRoom,
 ))]
 pub async fn openapi(document: web::Data<Rendered>) -> HttpResponse {
     HttpResponse::Ok().content_type("application/json").body(document.0.clone())

@@ -56,7 +56,7 @@ pub async fn submit(api: web::Data<Api>, request: HttpRequest, payload: Payload)
         Some(key) => idempotency::accept(&api, task, key).await?,
         None => (accept(&api, task).await?, false),
     };
-    accepted(&api, &row, is_replay, Wait::of(&request)).await
+    Ok(accepted(&api, &row, is_replay, Wait::of(&request)).await)
 }
 
 async fn accept(api: &Api, task: NewTask) -> Result<TaskRow, Problem> {
@@ -67,7 +67,7 @@ async fn accept(api: &Api, task: NewTask) -> Result<TaskRow, Problem> {
     Ok(TaskRow::from(task))
 }
 
-async fn accepted(api: &Api, row: &TaskRow, is_replay: bool, limit: Option<Wait>) -> Result<HttpResponse, Problem> {
+async fn accepted(api: &Api, row: &TaskRow, is_replay: bool, limit: Option<Wait>) -> HttpResponse {
     let waited = match limit {
         Some(limit) => wait_accepted(api, &row.accepted.id, limit).await,
         None => None,
@@ -81,7 +81,7 @@ async fn accepted(api: &Api, row: &TaskRow, is_replay: bool, limit: Option<Wait>
         answer.insert_header((idempotency::REPLAYED, "true"));
     }
     answer.insert_header((LOCATION, path(&row.accepted.id)));
-    Ok(Shown::new(api, row)?.answer(answer))
+    Shown::new(api, row).answer(answer)
 }
 
 /// What no living worker would take.

@@ -41,7 +41,7 @@ pub async fn task(api: web::Data<Api>, request: HttpRequest, id: web::Path<Strin
     let (seen, limit) = (Seen::of(&request), Wait::of(&request));
     let row = if let Some(limit) = limit {
         let is_news = |row: &_| match &seen {
-            Some(seen) => !Shown::new(&api, row).is_ok_and(|shown| seen.has(&shown)),
+            Some(seen) => !seen.has(&Shown::new(&api, row)),
             None => false,
         };
         let mut watch = api.store.watch(&id)?;
@@ -50,5 +50,5 @@ pub async fn task(api: web::Data<Api>, request: HttpRequest, id: web::Path<Strin
         api.store.task(&id).await?.map(Into::into)
     };
     let row = row.ok_or_else(Problem::unknown_task)?;
-    Ok(Shown::new(&api, &row)?.read(seen.as_ref(), limit))
+    Ok(Shown::new(&api, &row).read(seen.as_ref(), limit))
 }

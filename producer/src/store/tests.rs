@@ -7,6 +7,7 @@ mod cost;
 mod depth;
 mod keys;
 mod list;
+mod migrate;
 mod watch;
 
 use std::sync::Arc;

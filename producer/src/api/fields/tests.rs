@@ -93,6 +93,12 @@ fn each_bad_field_is_named() {
         (r#"{"task": "a", "qeue": "mail"}"#, "/qeue"),
         (r#"{"task": "a", "a/b~c": 1}"#, "/a~1b~0c"),
         (r#"{"task": "a", "task": "b"}"#, "/task"),
+        (r#"{"task": "\udfff"}"#, "/task"),
+        (r#"{"task": "a", "kwargs": {"\ud800": 1}}"#, "/kwargs"),
+        (r#"{"task": "a", "retry": {"\ud800": 1}}"#, "/retry"),
+        (r#"{"task": "a", "task_id": "a\u0000"}"#, "/task_id"),
+        (r#"{"task": "a", "\u0000": 1}"#, "/\0"),
+        (r#"{"task": "a", "\ud800": 1}"#, ""),
         ("[]", ""),
         ("7", ""),
     ];
@@ -104,6 +110,12 @@ fn each_bad_field_is_named() {
 #[test]
 fn all_bad_fields_are_named_together() {
     assert_eq!(refuse(r#"{"args": 1, "priority": -1, "what": 2}"#), ["/task", "/args", "/priority", "/what"]);
+}
+
+#[test]
+fn of_many_unknown_fields_some_are_named() {
+    let many: Vec<String> = (0..10_000).map(|number| format!(r#""f{number}": 0"#)).collect();
+    assert_eq!(refuse(&format!("{{{}}}", many.join(","))).len(), 1 + MAX_UNKNOWN);
 }
 
 #[test]

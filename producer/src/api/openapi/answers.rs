@@ -48,7 +48,16 @@ pub struct NoStore;
 
 impl IntoResponses for NoStore {
     fn responses() -> Responses {
-        busy("The store, or what it may hold, has no room just now")
+        busy("The store, or what it may hold, has no room just now, or too many large answers are being read")
+    }
+}
+
+/// Of an endpoint that needs no store and whose answer may be large.
+pub struct NoRoom;
+
+impl IntoResponses for NoRoom {
+    fn responses() -> Responses {
+        busy("Too many large answers are being read")
     }
 }
 
@@ -66,7 +75,9 @@ pub struct NoWatch;
 
 impl IntoResponses for NoWatch {
     fn responses() -> Responses {
-        busy("The store gives no tasks just now, or too many clients wait for one")
+        busy(
+            "The store gives no tasks just now, too many clients wait for one, or too many large answers are being read",
+        )
     }
 }
 

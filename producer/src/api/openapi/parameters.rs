@@ -39,7 +39,11 @@ impl IntoParams for ListQuery {
                 json!({"type": "array", "items": {"type": "string", "enum": states}}),
             ),
             query("task", "Of this name", name),
-            query("queue", "In this queue", json!({"type": "string"})),
+            query(
+                "queue",
+                "In this queue",
+                json!({"type": "string", "minLength": 1, "maxLength": rules::MAX_QUEUE_BYTES}),
+            ),
             query("since", "Accepted at this time or later", json!({"type": "string", "format": "date-time"})),
             query("cursor", "The `next_cursor` of the page before", cursor),
             query("limit", "Tasks of a page, at most", limit),

@@ -1,0 +1,115 @@
+//! What each request goes through: its connection knows that it is being served, and a large answer has its place in
+//! the memory that all large answers share, until its client has read it.
+
+use std::cell::Cell;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use actix_web::body::{BodySize, BoxBody, MessageBody};
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::StatusCode;
+use actix_web::middleware::Next;
+use actix_web::web::Bytes;
+use actix_web::{Error, ResponseError};
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use crate::api::problem::Problem;
+
+/// Bytes of an answer that are handed on at once; one that is no larger needs no place.
+pub const PIECE: usize = 64 * 1024;
+/// Pieces of large answers in memory.
+static ROOM: Semaphore = Semaphore::const_new(64 * 1024 * 1024 / PIECE);
+
+/// The requests of a connection.
+#[derive(Debug, Default)]
+pub struct Requests {
+    arrived: Cell<u64>,
+    open: Cell<u32>,
+}
+
+impl Requests {
+    /// How many have come.
+    pub fn arrived(&self) -> u64 {
+        self.arrived.get()
+    }
+
+    /// Whether one is being served: what comes meanwhile is its body, or waits for its turn.
+    pub fn is_open(&self) -> bool {
+        self.open.get() > 0
+    }
+}
+
+/// A request that is being served.
+struct Open(Rc<Requests>);
+
+impl Open {
+    fn new(requests: &Rc<Requests>) -> Self {
+        requests.arrived.set(requests.arrived.get() + 1);
+        requests.open.set(requests.open.get() + 1);
+        Self(Rc::clone(requests))
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open.set(self.0.open.get() - 1);
+    }
+}
+
+/// Serves a request. A read whose answer has no place is answered 503; what was changed is told in any case.
+pub async fn serve(request: ServiceRequest, next: Next<BoxBody>) -> Result<ServiceResponse<Answer>, Error> {
+    let open = request.conn_data::<Rc<Requests>>().map(Open::new);
+    let is_read = request.method().is_safe();
+    let mut answer = next.call(request).await?;
+    let mut room = None;
+    if let BodySize::Sized(bytes) = answer.response().body().size()
+        && bytes > PIECE as u64
+    {
+        let pieces = u32::try_from(bytes.div_ceil(PIECE as u64)).unwrap_or(u32::MAX);
+        room = ROOM.try_acquire_many(pieces).ok();
+        if room.is_none() && is_read {
+            let detail = "large answers are being read slowly; ask for fewer at once, or later";
+            let busy = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "answers-busy", detail);
+            answer = answer.into_response(busy.error_response());
+        }
+    }
+    Ok(answer.map_body(|_, body| Answer::new(body, open, room)))
+}
+
+/// The body of an answer, handed on in pieces.
+pub struct Answer {
+    body: Body,
+    size: BodySize,
+    _open: Option<Open>,
+    _room: Option<SemaphorePermit<'static>>,
+}
+
+enum Body {
+    Whole(Bytes),
+    Stream(BoxBody),
+}
+
+impl Answer {
+    fn new(body: BoxBody, open: Option<Open>, room: Option<SemaphorePermit<'static>>) -> Self {
+        let size = body.size();
+        let body = body.try_into_bytes().map_or_else(Body::Stream, Body::Whole);
+        Self { body, size, _open: open, _room: room }
+    }
+}
+
+impl MessageBody for Answer {
+    type Error = Box<dyn std::error::Error>;
+
+    fn size(&self) -> BodySize {
+        self.size
+    }
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        match &mut self.get_mut().body {
+            Body::Whole(left) if left.is_empty() => Poll::Ready(None),
+            Body::Whole(left) => Poll::Ready(Some(Ok(left.split_to(left.len().min(PIECE))))),
+            Body::Stream(stream) => Pin::new(stream).poll_next(cx),
+        }
+    }
+}
