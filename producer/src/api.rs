@@ -2,6 +2,7 @@
 //!
 //! Nothing on the path of a submit waits for the broker.
 
+mod access;
 mod arguments;
 mod attempts;
 mod batch;
@@ -43,6 +44,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use self::problem::Problem;
+use crate::keyring::Keyring;
 use crate::reason::reason;
 use crate::relay::Route;
 use crate::rules::Limits;
@@ -87,10 +89,13 @@ impl Api {
 ///
 /// # Errors
 /// The address cannot be listened on.
-pub fn server(api: Arc<Api>, listen: SocketAddr) -> std::io::Result<Server> {
-    let api = web::Data::from(api);
+pub fn server(api: Arc<Api>, keyring: Arc<Keyring>, listen: SocketAddr) -> std::io::Result<Server> {
+    let (api, keyring) = (web::Data::from(api), web::Data::from(keyring));
     let document = web::Data::new(openapi::Rendered::new()?);
-    let app = move || App::new().app_data(api.clone()).app_data(document.clone()).configure(routes);
+    let app = move || {
+        let data = App::new().app_data(api.clone()).app_data(keyring.clone()).app_data(document.clone());
+        data.wrap(from_fn(access::check)).configure(routes)
+    };
     let server = HttpServer::new(app)
         .workers(HTTP_WORKERS)
         .client_request_timeout(Duration::from_secs(5))

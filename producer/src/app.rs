@@ -20,6 +20,7 @@ use crate::api::{self, Api};
 use crate::clock;
 use crate::config::Config;
 use crate::control::{self, Control};
+use crate::keyring::Keyring;
 use crate::relay::{Relay, Route};
 use crate::replies::{self, Replies};
 use crate::rules::Limits;
@@ -116,7 +117,10 @@ impl Producer {
             stopping: self.stop.child_token(),
         });
         let listen = self.config.listen;
-        let server = api::server(api, listen).map_err(|error| anyhow!("cannot listen on {listen}: {error}"))?;
+        let keyring = Arc::new(Keyring::open(self.store.clone(), !listen.ip().is_loopback()).await?);
+        self.spawn("keyring", keyring.clone().run(self.stop.clone()));
+        let server =
+            api::server(api, keyring, listen).map_err(|error| anyhow!("cannot listen on {listen}: {error}"))?;
         let handle = server.handle();
         let mut server = self.tracker.spawn(server);
         tracing::info!(%listen, store = self.store.id(), "producer serves");

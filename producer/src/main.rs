@@ -6,6 +6,8 @@ mod arguments;
 mod clock;
 mod config;
 mod control;
+mod key;
+mod keyring;
 mod reason;
 mod relay;
 mod replies;

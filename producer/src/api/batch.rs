@@ -26,6 +26,7 @@ use super::problem::{FieldError, Problem};
 use super::query::Parameters;
 use super::submit::refuse_beyond_cap;
 use super::view::TaskView;
+use crate::keyring::Caller;
 use crate::store::{Atomicity, TaskRow};
 
 const NDJSON: &str = "application/x-ndjson";
@@ -91,13 +92,21 @@ pub enum BatchAnswer {
         BadBody,
         NoBatch,
     ))]
-pub async fn batch(api: web::Data<Api>, request: HttpRequest, payload: Payload) -> Result<HttpResponse, Problem> {
+pub async fn batch(
+    api: web::Data<Api>,
+    caller: Caller,
+    request: HttpRequest,
+    payload: Payload,
+) -> Result<HttpResponse, Problem> {
     let atomicity = atomicity(request.query_string())?;
     refuse_key(&request)?;
     let _room = room().await?;
     let body = read_body(&request, payload, &BOUNDS).await?;
     let format = if media_type(&request).eq_ignore_ascii_case(NDJSON) { Format::Lines } else { Format::Array };
     let mut checked = check(api.clone(), body, format).await?;
+    for task in &mut checked.tasks {
+        task.owner = caller.owner().map(str::to_owned);
+    }
     if atomicity == Atomicity::All {
         checked.refuse_any()?;
     }

@@ -100,6 +100,7 @@ impl<'a> Fields<'a> {
             eta,
             expires,
             parent: None,
+            owner: None,
         }
     }
 

@@ -11,6 +11,7 @@ use super::problem::Problem;
 use super::shown::{Seen, Shown};
 use super::view::TaskView;
 use super::wait::wait;
+use crate::keyring::Caller;
 
 /// Look at a task
 ///
@@ -37,17 +38,22 @@ use super::wait::wait;
         NoTask,
         NoWatch,
     ))]
-pub async fn task(api: web::Data<Api>, request: HttpRequest, id: web::Path<String>) -> Result<HttpResponse, Problem> {
+pub async fn task(
+    api: web::Data<Api>,
+    caller: Caller,
+    request: HttpRequest,
+    id: web::Path<String>,
+) -> Result<HttpResponse, Problem> {
     let (seen, limit) = (Seen::of(&request), Wait::of(&request));
     let row = if let Some(limit) = limit {
         let is_news = |row: &_| match &seen {
             Some(seen) => !Shown::new(&api, row).is_ok_and(|shown| seen.has(&shown)),
             None => false,
         };
-        let mut watch = api.store.watch(&id)?;
+        let mut watch = api.store.watch(&id, caller.whose())?;
         wait(&mut watch, limit.duration(), &api.stopping, |row| row.state.is_terminal() || is_news(row)).await?
     } else {
-        api.store.task(&id).await?.map(Into::into)
+        api.store.task(&id, &caller.whose()).await?.map(Into::into)
     };
     let row = row.ok_or_else(Problem::unknown_task)?;
     Ok(Shown::new(&api, &row)?.read(seen.as_ref(), limit))

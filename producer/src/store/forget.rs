@@ -3,7 +3,7 @@
 use sqlx::SqliteConnection;
 
 use super::write::Write;
-use super::{Store, StoreError};
+use super::{Store, StoreError, Whose, read};
 
 /// What became of the wish.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,20 +21,24 @@ impl Store {
     ///
     /// # Errors
     /// The store failed and nothing was deleted.
-    pub async fn forget(&self, id: &str) -> Result<Forgotten, StoreError> {
-        self.write(|done| Write::Forget(id.to_owned(), done)).await
+    pub async fn forget(&self, id: &str, whose: &Whose) -> Result<Forgotten, StoreError> {
+        self.write(|done| Write::Forget(id.to_owned(), whose.clone(), done)).await
     }
 }
 
 /// A trigger takes the attempts with it.
-pub(super) async fn forget(connection: &mut SqliteConnection, id: &str) -> Result<Forgotten, sqlx::Error> {
-    let delete = sqlx::query("DELETE FROM tasks WHERE id = ? AND finished_at IS NOT NULL").bind(id);
+pub(super) async fn forget(
+    connection: &mut SqliteConnection,
+    id: &str,
+    whose: &Whose,
+) -> Result<Forgotten, sqlx::Error> {
+    let delete = "DELETE FROM tasks WHERE id = ?1 AND (?2 IS NULL OR owner = ?2) AND finished_at IS NOT NULL";
+    let delete = sqlx::query(delete).bind(id).bind(whose.owner());
     if delete.execute(&mut *connection).await?.rows_affected() > 0 {
         let keys = sqlx::query("DELETE FROM idempotency_keys WHERE task_id = ?").bind(id);
         keys.execute(connection).await?;
         return Ok(Forgotten::Done);
     }
-    let open: Option<i64> =
-        sqlx::query_scalar("SELECT seq FROM tasks WHERE id = ?").bind(id).fetch_optional(connection).await?;
+    let open = sqlx::query(read::ONE).bind(id).bind(whose.owner()).fetch_optional(connection).await?;
     Ok(if open.is_some() { Forgotten::Open } else { Forgotten::Unknown })
 }

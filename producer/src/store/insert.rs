@@ -39,13 +39,14 @@ struct Row<'a>(
     i64,
     Option<&'a str>,
     Option<&'a str>,
+    Option<&'a str>,
 );
 
 const INSERT: &str = "INSERT INTO tasks (id, task, queue, priority, args, kwargs, retry, time_limit, soft_time_limit,
-        created_at, eta, expires, stage, due_at, parent_id, root_id)
+        created_at, eta, expires, stage, due_at, parent_id, root_id, owner)
     SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value -> 4, value -> 5, value -> 6, value ->> 7,
         value ->> 8, value ->> 9, value ->> 10, value ->> 11, value ->> 12, value ->> 13,
-        value ->> 14, value ->> 15
+        value ->> 14, value ->> 15, value ->> 16
     FROM json_each(?) WHERE true
     ON CONFLICT (id) DO NOTHING
     RETURNING id";
@@ -92,5 +93,6 @@ fn row(task: &NewTask) -> Row<'_> {
         task.due_at(),
         task.parent.as_ref().map(|parent| parent.id.as_str()),
         task.parent.as_ref().map(|parent| parent.root_id.as_str()),
+        task.owner.as_deref(),
     )
 }

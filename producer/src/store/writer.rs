@@ -164,7 +164,7 @@ async fn apply(
         Write::Batch(tasks, atomicity, done) => {
             settle(done, batch::insert(connection, &tasks, atomicity, changes).await)
         }
-        Write::Forget(id, done) => settle(done, forget::forget(connection, &id).await),
+        Write::Forget(id, whose, done) => settle(done, forget::forget(connection, &id, &whose).await),
         Write::PruneKeys(now, done) => settle(done, keys::prune(connection, now).await),
         Write::Replies(children, reports, done) => settle(done, record(connection, &children, &reports, changes).await),
         Write::Lost(notices, now, done) => settle(done, lost::put_back(connection, notices, now, changes).await),

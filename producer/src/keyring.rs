@@ -1,0 +1,159 @@
+//! Who may call: the keys of the store as they are known in memory, and who a request comes from.
+//!
+//! Keys are made and revoked by another process, so the store is looked at a few times a second. A request costs no look.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use crate::key::{Scope, Token};
+use crate::store::{ApiKey, Store, StoreError, Whose};
+
+/// A revoked key must be refused within a second.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// The keys that are not revoked, and whether one is needed.
+pub struct Keyring {
+    store: Store,
+    known: RwLock<Known>,
+}
+
+struct Known {
+    living: HashMap<String, Arc<Held>>,
+    is_required: bool,
+}
+
+/// A key that is not revoked.
+struct Held {
+    key: ApiKey,
+    /// Cancelled when it is revoked.
+    revoked: CancellationToken,
+}
+
+/// Why a request is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// It has no key, and one is needed.
+    NoKey,
+    /// Its key is none, unknown, or revoked.
+    BadKey,
+}
+
+/// Who a request comes from.
+#[derive(Clone)]
+pub struct Caller(Option<Arc<Held>>);
+
+impl Keyring {
+    /// Reads the keys. Without any, one is needed nevertheless where `is_exposed`.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn open(store: Store, is_exposed: bool) -> Result<Self, StoreError> {
+        let known = RwLock::new(Known { living: HashMap::new(), is_required: is_exposed });
+        let keyring = Self { store, known };
+        keyring.look().await?;
+        Ok(keyring)
+    }
+
+    /// Whether a key is needed: since there was the first, or because strangers can call.
+    #[must_use]
+    pub fn is_required(&self) -> bool {
+        self.known.read().unwrap_or_else(PoisonError::into_inner).is_required
+    }
+
+    /// Looks for new and revoked keys until told to stop.
+    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+        while stop.run_until_cancelled(sleep(LOOK)).await.is_some() {
+            // What is known stays known: a store that cannot be read takes no tasks either.
+            if let Err(error) = self.look().await {
+                tracing::error!(%error, "cannot look for revoked keys");
+            }
+        }
+    }
+
+    async fn look(&self) -> Result<(), StoreError> {
+        let keys = self.store.api_keys().await?;
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        known.is_required |= !keys.is_empty();
+        for key in keys {
+            match key.revoked_at {
+                Some(_) => {
+                    if let Some(held) = known.living.remove(&key.id) {
+                        tracing::info!(key = key.id, "a key is revoked");
+                        held.revoked.cancel();
+                    }
+                }
+                None => drop(known.living.entry(key.id.clone()).or_insert_with(|| Held::new(key))),
+            }
+        }
+        Ok(())
+    }
+
+    /// Who has this `Authorization`.
+    ///
+    /// # Errors
+    /// Nobody, where it has to be somebody.
+    pub fn caller(&self, authorization: Option<&[u8]>) -> Result<Caller, Refusal> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        if !known.is_required {
+            return Ok(Caller(None));
+        }
+        let given = authorization.ok_or(Refusal::NoKey)?;
+        let token = bearer(given).and_then(Token::parse).ok_or(Refusal::BadKey)?;
+        let held = known.living.get(&token.id).ok_or(Refusal::BadKey)?;
+        if held.key.hash.is_of(&token.secret) { Ok(Caller(Some(held.clone()))) } else { Err(Refusal::BadKey) }
+    }
+}
+
+impl Held {
+    fn new(key: ApiKey) -> Arc<Self> {
+        Arc::new(Self { key, revoked: CancellationToken::new() })
+    }
+}
+
+impl Caller {
+    /// Whoever calls where no key is needed.
+    #[must_use]
+    pub const fn anonymous() -> Self {
+        Self(None)
+    }
+
+    /// The key that owns what this caller submits, `None` where there are no keys.
+    #[must_use]
+    pub fn owner(&self) -> Option<&str> {
+        self.0.as_ref().map(|held| held.key.id.as_str())
+    }
+
+    /// Whether the key allows it; without keys everything is allowed.
+    #[must_use]
+    pub fn may(&self, scope: Scope) -> bool {
+        let allows = |held: &Arc<Held>| held.key.scopes.iter().any(|own| [scope, Scope::Admin].contains(own));
+        self.0.as_ref().is_none_or(allows)
+    }
+
+    /// Whose tasks the caller sees.
+    #[must_use]
+    pub fn whose(&self) -> Whose {
+        match self.owner() {
+            Some(owner) if !self.may(Scope::Admin) => Whose::Of(owner.into()),
+            _ => Whose::Anybody,
+        }
+    }
+
+    /// Waits until the key is revoked.
+    pub async fn revoked(&self) {
+        match &self.0 {
+            Some(held) => held.revoked.cancelled().await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// The credentials of the scheme `Bearer`, whose name may be written in any case (RFC 9110).
+fn bearer(authorization: &[u8]) -> Option<&str> {
+    let (scheme, credentials) = std::str::from_utf8(authorization).ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| credentials.trim())
+}
