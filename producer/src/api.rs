@@ -21,6 +21,7 @@ mod pause;
 mod prefer;
 mod problem;
 mod query;
+mod quota;
 mod revoke;
 mod shown;
 mod stats;

@@ -4,13 +4,14 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::key::{Scope, Token};
-use crate::store::{ApiKey, Store, StoreError, Whose};
+use crate::rate::{Bucket, Left};
+use crate::store::{ApiKey, KeyLimits, Store, StoreError, Whose};
 
 /// A revoked key must be refused within a second.
 const LOOK: Duration = Duration::from_millis(250);
@@ -21,6 +22,7 @@ pub struct Keyring {
     known: RwLock<Known>,
 }
 
+#[derive(Default)]
 struct Known {
     living: HashMap<String, Arc<Held>>,
     is_required: bool,
@@ -29,6 +31,7 @@ struct Known {
 /// A key that is not revoked.
 struct Held {
     key: ApiKey,
+    requests: Option<Bucket>,
     /// Cancelled when it is revoked.
     revoked: CancellationToken,
 }
@@ -47,18 +50,17 @@ pub enum Refusal {
 pub struct Caller(Option<Arc<Held>>);
 
 impl Keyring {
-    /// Reads the keys. Without any, one is needed nevertheless where `is_exposed`.
+    /// Reads the keys.
     ///
     /// # Errors
     /// The database failed.
-    pub async fn open(store: Store, is_exposed: bool) -> Result<Self, StoreError> {
-        let known = RwLock::new(Known { living: HashMap::new(), is_required: is_exposed });
-        let keyring = Self { store, known };
+    pub async fn open(store: Store) -> Result<Self, StoreError> {
+        let keyring = Self { store, known: RwLock::default() };
         keyring.look().await?;
         Ok(keyring)
     }
 
-    /// Whether a key is needed: since there was the first, or because strangers can call.
+    /// Whether a key is needed: from the first one on, also when all are revoked.
     #[must_use]
     pub fn is_required(&self) -> bool {
         self.known.read().unwrap_or_else(PoisonError::into_inner).is_required
@@ -78,16 +80,19 @@ impl Keyring {
         let keys = self.store.api_keys().await?;
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         known.is_required |= !keys.is_empty();
-        for key in keys {
-            match key.revoked_at {
-                Some(_) => {
-                    if let Some(held) = known.living.remove(&key.id) {
-                        tracing::info!(key = key.id, "a key is revoked");
-                        held.revoked.cancel();
-                    }
-                }
-                None => drop(known.living.entry(key.id.clone()).or_insert_with(|| Held::new(key))),
+        let by_id = |key: ApiKey| (key.id.clone(), key);
+        let good: HashMap<String, ApiKey> =
+            keys.into_iter().filter(|key| key.revoked_at.is_none()).map(by_id).collect();
+        known.living.retain(|id, held| {
+            let stays = good.contains_key(id);
+            if !stays {
+                tracing::info!(key = id, "a key is revoked");
+                held.revoked.cancel();
             }
+            stays
+        });
+        for (id, key) in good {
+            known.living.entry(id).or_insert_with(|| Held::new(key));
         }
         Ok(())
     }
@@ -110,7 +115,8 @@ impl Keyring {
 
 impl Held {
     fn new(key: ApiKey) -> Arc<Self> {
-        Arc::new(Self { key, revoked: CancellationToken::new() })
+        let requests = key.limits.requests.map(|rate| Bucket::new(rate, Instant::now()));
+        Arc::new(Self { key, requests, revoked: CancellationToken::new() })
     }
 }
 
@@ -140,6 +146,25 @@ impl Caller {
         match self.owner() {
             Some(owner) if !self.may(Scope::Admin) => Whose::Of(owner.into()),
             _ => Whose::Anybody,
+        }
+    }
+
+    /// What the key may do at most.
+    #[must_use]
+    pub fn limits(&self) -> KeyLimits {
+        self.0.as_ref().map_or_else(KeyLimits::default, |held| held.key.limits)
+    }
+
+    /// Counts the request; `None` where requests are not limited.
+    #[must_use]
+    pub fn take(&self) -> Option<Left> {
+        Some(self.0.as_ref()?.requests.as_ref()?.take(Instant::now()))
+    }
+
+    /// Counts what the request holds besides itself.
+    pub fn owe(&self, more: usize) {
+        if let Some(requests) = self.0.as_ref().and_then(|held| held.requests.as_ref()) {
+            requests.owe(more.try_into().unwrap_or(u32::MAX), Instant::now());
         }
     }
 

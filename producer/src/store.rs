@@ -16,6 +16,7 @@ mod keys;
 mod list;
 mod lost;
 mod open;
+mod quota;
 mod read;
 mod relay;
 mod reports;
@@ -43,6 +44,7 @@ pub use forget::Forgotten;
 pub use keys::{Accepted, IdempotencyKey};
 pub use list::Filter;
 pub use open::Store;
+pub use quota::Excess;
 pub use revoke::Revocation;
 pub use stats::Counts;
 pub use task_types::KeptType;
@@ -295,12 +297,36 @@ pub struct Counted {
     pub orphans: Vec<usize>,
 }
 
+/// What became of a task that was to be stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Placed {
+    /// It is a row.
+    Stored,
+    /// Its id was taken.
+    Taken,
+    /// Its key may not have as much.
+    Beyond(Excess),
+}
+
+impl Placed {
+    fn verdict(self) -> Result<(), StoreError> {
+        match self {
+            Self::Stored => Ok(()),
+            Self::Taken => Err(StoreError::Taken),
+            Self::Beyond(excess) => Err(StoreError::Beyond(excess)),
+        }
+    }
+}
+
 /// Why the store did not do it. Nothing was written.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
     /// A task with that id exists.
     #[error("the task id is taken")]
     Taken,
+    /// The key may not have as much.
+    #[error("a limit of the API key is reached")]
+    Beyond(Excess),
     /// Something else was submitted under that idempotency key.
     #[error("the idempotency key was used for another submit")]
     KeyReused,

@@ -8,11 +8,13 @@ use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
 use actix_web::http::header::{AUTHORIZATION, HeaderValue, WWW_AUTHENTICATE};
 use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::Next;
-use actix_web::{Error, FromRequest, HttpMessage, HttpRequest, ResponseError, web};
+use actix_web::{Error, FromRequest, HttpMessage, HttpRequest, HttpResponse, ResponseError, web};
 
 use super::problem::Problem;
+use super::quota;
 use crate::key::Scope;
 use crate::keyring::{Caller, Keyring, Refusal};
+use crate::rate::Left;
 
 /// What a route asks of a caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,7 +29,7 @@ use Access::{Needs, Open};
 use Scope::{Admin, Read, Submit};
 
 /// Method, path and what it asks for. HEAD is as good as GET.
-const TABLE: &[(&str, &str, Access)] = &[
+pub const TABLE: &[(&str, &str, Access)] = &[
     ("POST", "/v1/tasks", Needs(Submit)),
     ("POST", "/v1/tasks/batch", Needs(Submit)),
     ("GET", "/v1/tasks", Needs(Read)),
@@ -75,37 +77,55 @@ pub async fn check<B: MessageBody + 'static>(
     request: ServiceRequest,
     next: Next<B>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
-    match admit(&request) {
-        Ok(caller) => {
-            request.extensions_mut().insert(caller);
-            next.call(request).await.map(ServiceResponse::map_into_boxed_body)
-        }
-        Err(answer) => Ok(request.into_response(answer)),
-    }
+    let (caller, needs) = match admit(&request) {
+        Ok(admitted) => admitted,
+        Err(refusal) => return Ok(request.into_response(unauthorized(refusal))),
+    };
+    let (limits, left) = (caller.limits(), caller.take());
+    let refused = match (left, needs) {
+        (Some(Left::Nothing(wait)), _) => Some(quota::too_many(wait)),
+        (_, Needs(scope)) if !caller.may(scope) => Some(forbidden(scope)),
+        _ => None,
+    };
+    let mut answer = if let Some(refused) = refused {
+        request.into_response(refused)
+    } else {
+        request.extensions_mut().insert(caller);
+        next.call(request).await?.map_into_boxed_body()
+    };
+    quota::say(answer.headers_mut(), limits, left);
+    Ok(answer)
 }
 
-fn admit(request: &ServiceRequest) -> Result<Caller, actix_web::HttpResponse> {
+/// Who calls, and what that takes. Nobody is asked for where anybody may call.
+fn admit(request: &ServiceRequest) -> Result<(Caller, Access), Refusal> {
     let access = access(request.method(), request.match_info().as_str());
-    let Needs(scope) = access else { return Ok(Caller::anonymous()) };
+    if access == Open {
+        return Ok((Caller::anonymous(), access));
+    }
     let keyring = request.app_data::<web::Data<Keyring>>();
     let mut given = request.headers().get_all(AUTHORIZATION);
     let (first, second) = (given.next(), given.next());
     let caller = match keyring {
-        Some(keyring) if second.is_none() => keyring.caller(first.map(HeaderValue::as_bytes)),
-        _ => Err(Refusal::BadKey),
+        Some(keyring) if second.is_none() => keyring.caller(first.map(HeaderValue::as_bytes))?,
+        _ => return Err(Refusal::BadKey),
     };
-    match caller {
-        Ok(caller) if caller.may(scope) => Ok(caller),
-        Ok(_) => {
-            let detail = format!("this needs a key with the scope {scope}");
-            Err(Problem::new(StatusCode::FORBIDDEN, "forbidden", detail).error_response())
-        }
-        Err(refusal) => Err(unauthorized(refusal)),
+    Ok((caller, access))
+}
+
+/// As in RFC 6750, section 3.1.
+fn forbidden(scope: Scope) -> HttpResponse {
+    let detail = format!("this needs a key with the scope {scope}");
+    let mut answer = Problem::new(StatusCode::FORBIDDEN, "forbidden", detail).error_response();
+    let challenge = HeaderValue::from_str(&format!("Bearer error=\"insufficient_scope\", scope=\"{scope}\""));
+    if let Ok(challenge) = challenge {
+        answer.headers_mut().insert(WWW_AUTHENTICATE, challenge);
     }
+    answer
 }
 
 /// As in RFC 6750: `error` only where there was a key.
-fn unauthorized(refusal: Refusal) -> actix_web::HttpResponse {
+fn unauthorized(refusal: Refusal) -> HttpResponse {
     let (challenge, detail) = match refusal {
         Refusal::NoKey => ("Bearer", "this needs a key: Authorization: Bearer errand_..."),
         Refusal::BadKey => ("Bearer error=\"invalid_token\"", "the key is none, not known, or revoked"),

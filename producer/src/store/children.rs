@@ -7,7 +7,7 @@ use sqlx::SqliteConnection;
 
 use super::column::json;
 use super::write::Changes;
-use super::{Child, NewTask, Parent, Recorded, insert, reports};
+use super::{Child, NewTask, Parent, Placed, Recorded, insert, reports};
 
 /// What became of children.
 #[derive(Default)]
@@ -47,9 +47,12 @@ pub(super) async fn take_in(
         }
     }
     let (fresh, tasks): (Vec<&Child>, Vec<NewTask>) = fresh.into_iter().unzip();
-    let stored = insert::insert(connection, &tasks, changes).await?;
-    let new: Vec<&Child> =
-        fresh.into_iter().zip(stored).filter_map(|(child, stored)| stored.then_some(child)).collect();
+    let placed = insert::insert(connection, &tasks, changes).await?;
+    let new: Vec<&Child> = fresh
+        .into_iter()
+        .zip(placed)
+        .filter_map(|(child, placed)| (placed == Placed::Stored).then_some(child))
+        .collect();
     let failed: Vec<Recorded> = new.iter().filter_map(|child| failure_of(child)).collect();
     reports::record(connection, &failed, changes).await?;
     taken.stored = new.len() as u64;

@@ -6,7 +6,7 @@ use sqlx::SqliteConnection;
 
 use super::column::json;
 use super::write::{Changes, Write};
-use super::{NewTask, Store, StoreError, UnixMs, insert};
+use super::{NewTask, Placed, Store, StoreError, UnixMs, insert};
 
 /// How long a key is remembered: a day.
 const KEPT_MS: i64 = 24 * 60 * 60 * 1000;
@@ -37,7 +37,7 @@ impl Store {
     /// Stores the task and its key, unless the key is known.
     ///
     /// # Errors
-    /// [`StoreError::KeyReused`], [`StoreError::Taken`], or the store failed; nothing was written.
+    /// [`StoreError::KeyReused`], [`StoreError::Taken`], [`StoreError::Beyond`], or the store failed; nothing was written.
     pub async fn insert_once(&self, task: NewTask, key: IdempotencyKey) -> Result<Accepted, StoreError> {
         self.write(|done| Write::Keyed(vec![(task, key, done)])).await
     }
@@ -92,18 +92,17 @@ const REMEMBER: &str = "INSERT INTO idempotency_keys (owner, key, fingerprint, t
 struct First {
     fingerprint: String,
     task_id: String,
-    is_stored: bool,
+    placed: Placed,
 }
 
 impl First {
     /// The verdict on another submit under the same key.
     fn judge(&self, key: &IdempotencyKey) -> Result<Accepted, StoreError> {
-        match self.is_stored {
-            _ if self.fingerprint != key.fingerprint => Err(StoreError::KeyReused),
-            true => Ok(Accepted::Replayed(self.task_id.clone())),
-            // The same submit would take the same id.
-            false => Err(StoreError::Taken),
+        if self.fingerprint != key.fingerprint {
+            return Err(StoreError::KeyReused);
         }
+        // The same submit would take the same id, and as much room.
+        self.placed.verdict().map(|()| Accepted::Replayed(self.task_id.clone()))
     }
 }
 
@@ -130,10 +129,9 @@ pub(super) async fn accept(
         let own = places.get(&key.name()).filter(|(first, _)| *first == place);
         verdicts.push(match own {
             Some((_, task)) => {
-                let is_stored = stored[*task];
-                let first = First { fingerprint: key.fingerprint.clone(), task_id: tasks[*task].id.clone(), is_stored };
-                firsts.insert(key.name(), first);
-                if is_stored { Ok(Accepted::Stored) } else { Err(StoreError::Taken) }
+                let (fingerprint, task_id) = (key.fingerprint.clone(), tasks[*task].id.clone());
+                firsts.insert(key.name(), First { fingerprint, task_id, placed: stored[*task] });
+                stored[*task].verdict().map(|()| Accepted::Stored)
             }
             None => firsts.get(&key.name()).map_or(Err(StoreError::Taken), |first| first.judge(key)),
         });
@@ -149,7 +147,8 @@ async fn known(
     let keys: Vec<(&str, &str)> = submits.iter().map(|(_, key)| (key.owner.as_str(), key.key.as_str())).collect();
     let known: Vec<(String, String, String, String)> =
         sqlx::query_as(KNOWN).bind(json(&keys)?).bind(now).fetch_all(connection).await?;
-    let first = |(owner, key, fingerprint, task_id)| ((owner, key), First { fingerprint, task_id, is_stored: true });
+    let first =
+        |(owner, key, fingerprint, task_id)| ((owner, key), First { fingerprint, task_id, placed: Placed::Stored });
     Ok(known.into_iter().map(first).collect())
 }
 
@@ -157,12 +156,12 @@ async fn remember(
     connection: &mut SqliteConnection,
     tasks: &[NewTask],
     keys: &[IdempotencyKey],
-    stored: &[bool],
+    stored: &[Placed],
     places: &HashMap<Name, (usize, usize)>,
 ) -> Result<(), sqlx::Error> {
     let rows: Vec<(&str, &str, &str, &str, UnixMs)> = places
         .values()
-        .filter(|(_, task)| stored[*task])
+        .filter(|(_, task)| stored[*task] == Placed::Stored)
         .map(|(key, task)| {
             let (key, task) = (&keys[*key], &tasks[*task]);
             let expires = task.created_at.saturating_add(KEPT_MS);

@@ -96,10 +96,9 @@ impl Along {
         };
         match self {
             Self::States(_) => !rest(false, true, true),
-            Self::Owner => !rest(true, true, true),
             Self::Queue => !rest(true, false, true),
             Self::Task => !rest(true, true, false),
-            Self::Table => !rest(true, true, true),
+            Self::Owner | Self::Table => !rest(true, true, true),
         }
     }
 }

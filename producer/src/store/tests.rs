@@ -1,5 +1,6 @@
 //! Tests of the store on a real database.
 
+mod api_keys;
 mod attempts;
 mod children;
 mod control;

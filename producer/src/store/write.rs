@@ -9,15 +9,15 @@ use super::control::Hand;
 use super::revoke::{Chunk, PurgeChunk, Revocation, Revoke};
 use super::watch::{News, Watches};
 use super::{
-    Accepted, Atomicity, Child, Counted, Forgotten, IdempotencyKey, KeptType, NewTask, Published, Recorded, StoreError,
-    UnixMs, Whose,
+    Accepted, Atomicity, Child, Counted, Forgotten, IdempotencyKey, KeptType, NewTask, Placed, Published, Recorded,
+    StoreError, UnixMs, Whose,
 };
 
 /// A request and who waits for its commit.
 pub(super) enum Write {
     Insert(Vec<(NewTask, Done<()>)>),
     Keyed(Vec<(NewTask, IdempotencyKey, Done<Accepted>)>),
-    Batch(Vec<NewTask>, Atomicity, Done<Vec<bool>>),
+    Batch(Vec<NewTask>, Atomicity, Done<Vec<Placed>>),
     Forget(String, Whose, Done<Forgotten>),
     PruneKeys(UnixMs, Done<u64>),
     Published(Arc<[Published]>, bool, Done<()>),

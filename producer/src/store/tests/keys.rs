@@ -78,11 +78,17 @@ async fn a_batch_is_stored_whole_or_not_at_all_or_as_far_as_it_can_be() {
     let (_dir, store) = store().await;
     store.insert(new_task("b")).await.unwrap();
     let batch = || ["a", "b", "c"].map(new_task).to_vec();
-    assert_eq!(store.insert_batch(batch(), Atomicity::All).await.unwrap(), [true, false, true]);
+    assert_eq!(
+        store.insert_batch(batch(), Atomicity::All).await.unwrap(),
+        [Placed::Stored, Placed::Taken, Placed::Stored]
+    );
     assert_eq!(store.outstanding(), 1);
-    assert_eq!(store.insert_batch(batch(), Atomicity::Each).await.unwrap(), [true, false, true]);
+    assert_eq!(
+        store.insert_batch(batch(), Atomicity::Each).await.unwrap(),
+        [Placed::Stored, Placed::Taken, Placed::Stored]
+    );
     assert_eq!(store.outstanding(), 3);
     let fresh = ["d", "e"].map(new_task).to_vec();
-    assert_eq!(store.insert_batch(fresh, Atomicity::All).await.unwrap(), [true, true]);
+    assert_eq!(store.insert_batch(fresh, Atomicity::All).await.unwrap(), [Placed::Stored; 2]);
     assert_eq!((store.outstanding(), store.counts().await.unwrap().waiting), (5, 5));
 }
