@@ -207,6 +207,22 @@ mod tests {
     }
 
     #[test]
+    fn a_key_has_a_name_and_scopes_that_there_are() {
+        let parse = |args: &[&str]| Cli::try_parse_from([&["producer", "keys", "create"], args].concat()).is_ok();
+        assert!(parse(&["--name", "a", "--scope", "submit,read", "--open-tasks", "1"]));
+        for bad in [
+            &["--name", "a"][..],
+            &["--scope", "read"],
+            &["--name", "", "--scope", "read"],
+            &["--name", "a\tb", "--scope", "read"],
+            &["--name", "a", "--scope", "root"],
+            &["--name", "a", "--scope", "read", "--open-tasks", "0"],
+        ] {
+            assert!(!parse(bad), "{bad:?}");
+        }
+    }
+
+    #[test]
     fn foreign_queues_must_be_accepted_ones() {
         assert!(check(&["--queues", "default,py", "--foreign-queues", "py"]).is_ok());
         let error = check(&["--foreign-queues", "py"]).unwrap_err().to_string();

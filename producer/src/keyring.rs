@@ -168,11 +168,11 @@ impl Caller {
         }
     }
 
-    /// Waits until the key is revoked.
-    pub async fn revoked(&self) {
+    /// Does what takes long for as long as the key is not revoked; `None` once it is.
+    pub async fn while_good<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         match &self.0 {
-            Some(held) => held.revoked.cancelled().await,
-            None => std::future::pending().await,
+            Some(held) => held.revoked.run_until_cancelled(work).await,
+            None => Some(work.await),
         }
     }
 }

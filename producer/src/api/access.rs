@@ -126,13 +126,18 @@ fn forbidden(scope: Scope) -> HttpResponse {
 
 /// As in RFC 6750: `error` only where there was a key.
 fn unauthorized(refusal: Refusal) -> HttpResponse {
-    let (challenge, detail) = match refusal {
-        Refusal::NoKey => ("Bearer", "this needs a key: Authorization: Bearer errand_..."),
-        Refusal::BadKey => ("Bearer error=\"invalid_token\"", "the key is none, not known, or revoked"),
-    };
-    let mut answer = Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", detail).error_response();
-    answer.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
-    answer
+    match refusal {
+        Refusal::NoKey => {
+            let detail = "this needs a key: Authorization: Bearer errand_...";
+            Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", detail).error_response()
+        }
+        Refusal::BadKey => {
+            let mut answer = Problem::revoked_key().error_response();
+            let challenge = HeaderValue::from_static("Bearer error=\"invalid_token\"");
+            answer.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+            answer
+        }
+    }
 }
 
 impl FromRequest for Caller {

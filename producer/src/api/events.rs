@@ -101,12 +101,9 @@ impl Listener {
     /// the producer ends.
     async fn next(&mut self) -> Result<Option<Bytes>, StoreError> {
         while !self.has_ended {
-            let change = timeout(HEARTBEAT, self.watch.changed());
-            let change = tokio::select! {
-                change = change => change,
-                () = self.api.stopping.cancelled() => return Ok(None),
-                () = self.caller.revoked() => return Ok(None),
-            };
+            let change = self.caller.while_good(timeout(HEARTBEAT, self.watch.changed()));
+            let change = self.api.stopping.run_until_cancelled(change).await.flatten();
+            let Some(change) = change else { return Ok(None) };
             let Ok(row) = change else { return Ok(Some(Bytes::from_static(frame::HEARTBEAT))) };
             let Some(row) = row? else { return Ok(None) };
             if let Some(event) = self.event(&row) {

@@ -1,7 +1,7 @@
 //! Errors as RFC 9457 `application/problem+json`.
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use actix_web::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use actix_web::{HttpResponse, ResponseError};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -84,6 +84,11 @@ impl Problem {
         Self { parameters, ..Self::new(StatusCode::BAD_REQUEST, "invalid-parameters", detail) }
     }
 
+    /// 401 for a key that is none, not known, or revoked.
+    pub fn revoked_key() -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "unauthorized", "the key is none, not known, or revoked")
+    }
+
     /// 404 for an id that was never accepted or whose result has expired.
     pub fn unknown_task() -> Self {
         Self::new(StatusCode::NOT_FOUND, "unknown-task", "no task with this id is kept")
@@ -104,6 +109,9 @@ impl ResponseError for Problem {
     fn error_response(&self) -> HttpResponse {
         let status = self.status_code();
         let mut answer = HttpResponse::build(status);
+        if status == StatusCode::UNAUTHORIZED {
+            answer.insert_header((WWW_AUTHENTICATE, "Bearer"));
+        }
         if let Some(policy) = self.exhausted {
             answer.insert_header((RATE_LIMIT, format!("{policy};r=0")));
         }

@@ -82,7 +82,7 @@ async fn accepted(
     limit: Option<Wait>,
 ) -> Result<HttpResponse, Problem> {
     let waited = match limit {
-        Some(limit) => wait_accepted(api, &row.accepted.id, caller.whose(), limit).await,
+        Some(limit) => caller.while_good(wait_accepted(api, &row.accepted.id, caller.whose(), limit)).await.flatten(),
         None => None,
     };
     let row = waited.as_deref().unwrap_or(row);

@@ -12,6 +12,7 @@ use super::shown::{Seen, Shown};
 use super::view::TaskView;
 use super::wait::wait;
 use crate::keyring::Caller;
+use crate::store::TaskRow;
 
 /// Look at a task
 ///
@@ -51,7 +52,9 @@ pub async fn task(
             None => false,
         };
         let mut watch = api.store.watch(&id, caller.whose())?;
-        wait(&mut watch, limit.duration(), &api.stopping, |row| row.state.is_terminal() || is_news(row)).await?
+        let is_wanted = |row: &TaskRow| row.state.is_terminal() || is_news(row);
+        let waited = wait(&mut watch, limit.duration(), &api.stopping, is_wanted);
+        caller.while_good(waited).await.ok_or_else(Problem::revoked_key)??
     } else {
         api.store.task(&id, &caller.whose()).await?.map(Into::into)
     };

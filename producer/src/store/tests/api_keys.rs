@@ -150,7 +150,7 @@ async fn a_batch_and_a_replay_know_the_limits() {
 }
 
 #[tokio::test]
-async fn an_idempotency_key_is_its_owners_and_those_of_before_are_kept() {
+async fn an_idempotency_key_is_its_owners() {
     let (_dir, store) = store().await;
     let named =
         |owner: &str| IdempotencyKey { owner: owner.to_owned(), key: "k".to_owned(), fingerprint: "1".to_owned() };
@@ -163,6 +163,27 @@ async fn an_idempotency_key_is_its_owners_and_those_of_before_are_kept() {
         assert_eq!(store.replayed(&named(owner), NOW).await.unwrap().as_deref(), Some(id));
     }
     assert_eq!(store.prune_keys(NOW + 2 * 24 * 60 * 60 * 1000).await.unwrap(), 3);
+}
+
+#[tokio::test]
+async fn what_was_submitted_before_there_were_keys_is_kept() {
+    let dir = TempDir::new().unwrap();
+    let options = SqliteConnectOptions::new().filename(dir.path().join("errand.db")).create_if_missing(true);
+    let mut connection = options.connect().await.unwrap();
+    let mut before = sqlx::migrate!("migrations/sqlite");
+    before.migrations = before.iter().filter(|migration| migration.version < 6).cloned().collect::<Vec<_>>().into();
+    before.run(&mut connection).await.unwrap();
+    let rows = "INSERT INTO tasks (id, task, queue, priority, args, kwargs, retry, created_at, stage, due_at)
+            VALUES ('a', 'add', 'default', 0, '[]', '{}', '{}', 1, 'waiting', 1);
+        INSERT INTO idempotency_keys VALUES ('k', '1', 'a', 1900000000000)";
+    sqlx::raw_sql(rows).execute(&mut connection).await.unwrap();
+    drop(connection);
+    let store = open(&dir).await;
+    let named =
+        |owner: &str| IdempotencyKey { owner: owner.to_owned(), key: "k".to_owned(), fingerprint: "1".to_owned() };
+    assert_eq!(store.replayed(&named(""), NOW).await.unwrap().as_deref(), Some("a"));
+    assert_eq!(store.replayed(&named("one"), NOW).await.unwrap(), None);
+    assert_eq!(row(&store, "a").await.accepted.owner, None);
 }
 
 #[tokio::test]
