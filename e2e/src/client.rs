@@ -29,6 +29,7 @@ pub fn http() -> Result<reqwest::Client> {
 pub struct Client {
     address: SocketAddr,
     http: reqwest::Client,
+    key: Option<String>,
 }
 
 /// An answer, whatever its status.
@@ -55,7 +56,13 @@ impl Answer {
 impl Client {
     /// A client of the producer at `address`.
     pub fn new(address: SocketAddr) -> Result<Self> {
-        Ok(Self { address, http: http()? })
+        Ok(Self { address, http: http()?, key: None })
+    }
+
+    /// The same, with an API key in every request that [`Client::request`] begins.
+    #[must_use]
+    pub fn with_key(&self, key: &str) -> Self {
+        Self { key: Some(key.to_owned()), ..self.clone() }
     }
 
     /// Where it sends.
@@ -72,7 +79,11 @@ impl Client {
 
     /// A request to be completed and then sent by [`Client::send`].
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        self.http.request(method, self.url(path))
+        let request = self.http.request(method, self.url(path));
+        match &self.key {
+            Some(key) => request.bearer_auth(key),
+            None => request,
+        }
     }
 
     /// Sends it and reads the answer to its end.

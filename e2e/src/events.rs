@@ -32,8 +32,14 @@ pub struct Event {
 impl Events {
     /// Asks for the events of a task, after those up to `last` if that is given, and reads the head of the answer.
     pub async fn open(address: SocketAddr, id: &str, last: Option<&str>) -> Result<Self> {
+        Self::open_with(address, id, last, None).await
+    }
+
+    /// The same with an API key.
+    pub async fn open_with(address: SocketAddr, id: &str, last: Option<&str>, key: Option<&str>) -> Result<Self> {
         let last = last.map(|last| format!("last-event-id: {last}\r\n")).unwrap_or_default();
-        let request = format!("GET /v1/tasks/{id}/events HTTP/1.1\r\nhost: e2e\r\n{last}\r\n");
+        let key = key.map(|key| format!("authorization: Bearer {key}\r\n")).unwrap_or_default();
+        let request = format!("GET /v1/tasks/{id}/events HTTP/1.1\r\nhost: e2e\r\n{key}{last}\r\n");
         let mut connection = BufReader::with_capacity(1024, TcpStream::connect(address).await?);
         connection.write_all(request.as_bytes()).await?;
         let mut head = String::new();

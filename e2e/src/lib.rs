@@ -15,6 +15,7 @@ pub mod config;
 pub mod dns;
 pub mod events;
 pub mod guard;
+pub mod keys;
 pub mod load;
 pub mod mail;
 pub mod pair;

@@ -2,6 +2,7 @@
 //!
 //! Nothing on the path of a submit waits for the broker.
 
+mod access;
 mod arguments;
 mod attempts;
 mod batch;
@@ -20,6 +21,7 @@ mod pause;
 mod prefer;
 mod problem;
 mod query;
+mod quota;
 mod revoke;
 mod server;
 mod shown;

@@ -20,10 +20,12 @@ use crate::api::{self, Api};
 use crate::clock;
 use crate::config::Config;
 use crate::control::{self, Control};
+use crate::key::{Scope, Token};
+use crate::keyring::Keyring;
 use crate::relay::{Relay, Route};
 use crate::replies::{self, Replies};
 use crate::rules::Limits;
-use crate::store::Store;
+use crate::store::{KeyLimits, Keybook, Store};
 use crate::workers::Workers;
 
 /// What a part of the producer has for its own end.
@@ -39,13 +41,42 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let metrics = PrometheusBuilder::new().install_recorder()?;
     let store_tracker = TaskTracker::new();
     let store = Store::open(&config.database_url, &store_tracker).await?;
+    let keyring = keyring(&config, &store).await?;
     let queues = queues(&config, &store).await?;
-    let producer = Producer::new(config, queues, store)?;
+    let producer = Producer::new(config, queues, store, keyring)?;
     let ended = producer.serve(metrics).await;
     store_tracker.close();
     // The writer ends after its last commit, once every handle to the store is gone.
     let _ = timeout(DRAIN, store_tracker.wait()).await;
     ended
+}
+
+/// The keys, of which there must be one where strangers can call.
+async fn keyring(config: &Config, store: &Store) -> anyhow::Result<Arc<Keyring>> {
+    if let Some(token) = &config.api_key {
+        make_known(token, &config.database_url).await?;
+    }
+    let keyring = Keyring::open(store.clone()).await?;
+    let listen = config.listen;
+    if !keyring.is_required() && !listen.ip().is_loopback() {
+        return Err(anyhow!(
+            "PRODUCER_LISTEN: {listen} is no loopback address, and there is no API key: make one for this DATABASE_URL \
+            with `producer keys create --name first --scope submit,read`"
+        ));
+    }
+    Ok(Arc::new(keyring))
+}
+
+/// Once it is known a key stays as it is: revoked, if it was.
+async fn make_known(token: &Token, database_url: &str) -> anyhow::Result<()> {
+    let mut book = Keybook::open(database_url).await?;
+    match book.all().await?.into_iter().find(|key| key.id == token.id) {
+        None => Ok(book.add(token, "API_KEY_FILE", &[Scope::Admin], KeyLimits::default()).await?),
+        Some(known) if !known.hash.is_of(&token.secret) => {
+            Err(anyhow!("API_KEY_FILE: the store has another key with the id {}", token.id))
+        }
+        Some(_) => Ok(()),
+    }
 }
 
 /// The queues to relay: those that are accepted, and those that open tasks of an earlier configuration are in.
@@ -65,6 +96,7 @@ struct Producer {
     config: Config,
     queues: Vec<String>,
     store: Store,
+    keyring: Arc<Keyring>,
     broker: Broker,
     table: Table,
     workers: Workers,
@@ -75,7 +107,7 @@ struct Producer {
 }
 
 impl Producer {
-    fn new(config: Config, queues: Vec<String>, store: Store) -> anyhow::Result<Self> {
+    fn new(config: Config, queues: Vec<String>, store: Store, keyring: Arc<Keyring>) -> anyhow::Result<Self> {
         let broker = Broker::new(config.amqp_url.clone(), "errand-producer")?;
         let own: Vec<String> = queues.iter().filter(|queue| !config.foreign_queues.contains(queue)).cloned().collect();
         let table = config.topology.shared(&own).and(config.topology.reply_queue(store.id()));
@@ -83,6 +115,7 @@ impl Producer {
             config,
             queues,
             store,
+            keyring,
             broker,
             table,
             workers: Workers::new(),
@@ -116,7 +149,9 @@ impl Producer {
             stopping: self.stop.child_token(),
         });
         let listen = self.config.listen;
-        let server = api::server(api, listen).map_err(|error| anyhow!("cannot listen on {listen}: {error}"))?;
+        self.spawn("keyring", self.keyring.clone().run(self.stop.clone()));
+        let server = api::server(api, self.keyring.clone(), listen)
+            .map_err(|error| anyhow!("cannot listen on {listen}: {error}"))?;
         let handle = server.handle();
         let mut server = self.tracker.spawn(server);
         tracing::info!(%listen, store = self.store.id(), "producer serves");

@@ -1,12 +1,15 @@
 //! The producer's settings: flags and environment variables of the same name, checked together at start.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use protocol::amqp::AmqpUrl;
-use protocol::settings::{BadSetting, BrokerSettings, LogSettings, duration};
+use protocol::settings::{BadSetting, BrokerSettings, LogSettings, duration, secret_file};
 use protocol::topology::Topology;
+
+use crate::key::{Scope, Token};
 
 /// Accepts tasks over HTTP, keeps them, publishes them to RabbitMQ and records their results
 #[derive(Parser)]
@@ -25,6 +28,52 @@ pub struct Cli {
 pub enum Command {
     /// Ask the producer of these settings whether it is ready
     Healthcheck,
+    /// Make, list and revoke the API keys of the store, while the producer runs or not
+    #[command(subcommand)]
+    Keys(KeysCommand),
+}
+
+/// What is done to API keys.
+#[derive(Subcommand)]
+pub enum KeysCommand {
+    /// Make a key and print it, which is done once
+    Create(NewKey),
+    /// List keys: what they allow and how much of it is used
+    List,
+    /// Revoke a key; the running producer refuses it within a second
+    Revoke {
+        /// Its id, the second part of the key
+        id: String,
+    },
+}
+
+/// A key to be made.
+#[derive(Args)]
+pub struct NewKey {
+    /// What it is for
+    #[arg(long, value_parser = key_name)]
+    pub name: String,
+
+    /// What it allows, comma-separated
+    #[arg(long, required = true, value_delimiter = ',')]
+    pub scope: Vec<Scope>,
+
+    /// Requests a second, each task of a batch counted as one
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    pub requests_per_second: Option<u32>,
+
+    /// Unfinished tasks
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    pub open_tasks: Option<u32>,
+
+    /// Bytes of the arguments of unfinished tasks
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    pub waiting_bytes: Option<u64>,
+}
+
+fn key_name(text: &str) -> Result<String, String> {
+    let fits = (1..=100).contains(&text.len()) && !text.chars().any(char::is_control);
+    if fits { Ok(text.to_owned()) } else { Err("1 to 100 bytes without control characters".to_owned()) }
 }
 
 /// The settings as given.
@@ -43,7 +92,11 @@ pub struct Settings {
 
     /// The store; created when missing
     #[arg(long, env = "DATABASE_URL", default_value = "sqlite:errand.db", hide_env_values = true)]
-    database_url: String,
+    pub database_url: String,
+
+    /// A file that holds an API key, which is made known to the store with the scope admin
+    #[arg(long, env = "API_KEY_FILE")]
+    api_key_file: Option<PathBuf>,
 
     /// How long an ended task can be read
     #[arg(long, env = "RESULT_TTL", default_value = "7d", value_parser = duration)]
@@ -85,6 +138,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// The store's URL.
     pub database_url: String,
+    /// A key that is made known to the store.
+    pub api_key: Option<Token>,
     /// How long an ended task is kept.
     pub result_ttl: Duration,
     /// Unfinished tasks of a queue at the broker.
@@ -115,12 +170,22 @@ impl Settings {
             foreign_queues,
             listen: self.producer_listen,
             database_url: self.database_url.clone(),
+            api_key: self.api_key()?,
             result_ttl: self.result_ttl,
             relay_window: self.relay_window,
             outbox_cap: self.outbox_cap,
             require_known_tasks: self.require_known_tasks,
             max_time_limit: self.max_time_limit,
         })
+    }
+}
+
+impl Settings {
+    fn api_key(&self) -> Result<Option<Token>, BadSetting> {
+        const NAME: &str = "API_KEY_FILE";
+        let Some(path) = &self.api_key_file else { return Ok(None) };
+        let token = Token::parse(secret_file(NAME, path)?.trim());
+        token.map(Some).ok_or(BadSetting::NoKey { name: NAME, path: path.clone() })
     }
 }
 
@@ -139,6 +204,22 @@ mod tests {
         assert_eq!(config.result_ttl, Duration::from_hours(7 * 24));
         assert_eq!(config.queues, ["default"]);
         assert_eq!(config.listen.to_string(), "127.0.0.1:8080");
+    }
+
+    #[test]
+    fn a_key_has_a_name_and_scopes_that_there_are() {
+        let parse = |args: &[&str]| Cli::try_parse_from([&["producer", "keys", "create"], args].concat()).is_ok();
+        assert!(parse(&["--name", "a", "--scope", "submit,read", "--open-tasks", "1"]));
+        for bad in [
+            &["--name", "a"][..],
+            &["--scope", "read"],
+            &["--name", "", "--scope", "read"],
+            &["--name", "a\tb", "--scope", "read"],
+            &["--name", "a", "--scope", "root"],
+            &["--name", "a", "--scope", "read", "--open-tasks", "0"],
+        ] {
+            assert!(!parse(bad), "{bad:?}");
+        }
     }
 
     #[test]

@@ -4,8 +4,12 @@ mod api;
 mod app;
 mod arguments;
 mod clock;
+mod commands;
 mod config;
 mod control;
+mod key;
+mod keyring;
+mod rate;
 mod reason;
 mod relay;
 mod replies;
@@ -30,15 +34,19 @@ fn main() -> ExitCode {
 
 fn run() -> anyhow::Result<ExitCode> {
     let cli = Cli::parse();
-    if let Some(Command::Healthcheck) = cli.command {
-        let ready = protocol::healthcheck::ready(cli.settings.producer_listen)?;
-        return Ok(if ready { ExitCode::SUCCESS } else { ExitCode::FAILURE });
-    }
-    protocol::amqp::install_crypto_provider();
-    cli.settings.log.init()?;
-    let config = cli.settings.check()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let ended = runtime.block_on(app::run(config));
+    let ended = match cli.command {
+        Some(Command::Healthcheck) => {
+            let ready = protocol::healthcheck::ready(cli.settings.producer_listen)?;
+            return Ok(if ready { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+        Some(Command::Keys(command)) => runtime.block_on(commands::keys(&cli.settings.database_url, command)),
+        None => {
+            protocol::amqp::install_crypto_provider();
+            cli.settings.log.init()?;
+            runtime.block_on(app::run(cli.settings.check()?))
+        }
+    };
     // A name lookup that hangs must not hold up the end.
     runtime.shutdown_background();
     ended?;

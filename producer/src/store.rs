@@ -3,6 +3,7 @@
 //! This module holds the nouns; SQL stands in the backend below it and nowhere else. Nothing here knows of HTTP or of
 //! the broker.
 
+mod api_keys;
 mod attempts;
 mod batch;
 mod children;
@@ -15,6 +16,7 @@ mod keys;
 mod list;
 mod lost;
 mod open;
+mod quota;
 mod read;
 mod relay;
 mod reports;
@@ -34,6 +36,7 @@ use protocol::retry::RetryOptions;
 use protocol::state::State;
 use serde_json::value::RawValue;
 
+pub use api_keys::{ApiKey, KeyLimits, Keybook};
 pub use attempts::Attempt;
 pub use batch::Atomicity;
 pub use depth::MAX_AHEAD;
@@ -41,6 +44,7 @@ pub use forget::Forgotten;
 pub use keys::{Accepted, IdempotencyKey};
 pub use list::Filter;
 pub use open::Store;
+pub use quota::Excess;
 pub use revoke::Revocation;
 pub use stats::Counts;
 pub use task_types::KeptType;
@@ -82,6 +86,33 @@ pub struct NewTask {
     pub expires: Option<UnixMs>,
     /// Whose child it is; `None` for a task that came over HTTP.
     pub parent: Option<Parent>,
+    /// The API key that it is counted for, and that sees it; a child has its parent's. `None` without keys.
+    pub owner: Option<String>,
+}
+
+/// Whose tasks are meant: all others are as good as absent.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Whose {
+    /// Everybody's.
+    #[default]
+    Anybody,
+    /// Those of an API key.
+    Of(std::sync::Arc<str>),
+}
+
+impl Whose {
+    /// The owner, as a parameter of statements: `(?n IS NULL OR owner = ?n)`.
+    fn owner(&self) -> Option<&str> {
+        match self {
+            Self::Anybody => None,
+            Self::Of(owner) => Some(owner),
+        }
+    }
+
+    /// Whether a task is among them.
+    fn includes(&self, task: &NewTask) -> bool {
+        self.owner().is_none_or(|owner| task.owner.as_deref() == Some(owner))
+    }
 }
 
 /// Whose child a task is.
@@ -96,7 +127,7 @@ pub struct Parent {
 /// A task that a running one submitted, as it was received.
 #[derive(Debug, Clone)]
 pub struct Child {
-    /// The task; its `parent` is filled in from the parent's row.
+    /// The task; its `parent` and `owner` are filled in from the parent's row.
     pub task: NewTask,
     /// The task that submitted it, by its own account.
     pub parent_id: String,
@@ -266,12 +297,36 @@ pub struct Counted {
     pub orphans: Vec<usize>,
 }
 
+/// What became of a task that was to be stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Placed {
+    /// It is a row.
+    Stored,
+    /// Its id was taken.
+    Taken,
+    /// Its key may not have as much.
+    Beyond(Excess),
+}
+
+impl Placed {
+    fn verdict(self) -> Result<(), StoreError> {
+        match self {
+            Self::Stored => Ok(()),
+            Self::Taken => Err(StoreError::Taken),
+            Self::Beyond(excess) => Err(StoreError::Beyond(excess)),
+        }
+    }
+}
+
 /// Why the store did not do it. Nothing was written.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
     /// A task with that id exists.
     #[error("the task id is taken")]
     Taken,
+    /// The key may not have as much.
+    #[error("a limit of the API key is reached")]
+    Beyond(Excess),
     /// Something else was submitted under that idempotency key.
     #[error("the idempotency key was used for another submit")]
     KeyReused,

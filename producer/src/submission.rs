@@ -48,6 +48,7 @@ pub fn read(message: &Message, limits: &Limits, now: UnixMs) -> Result<Child, St
         eta: None,
         expires: None,
         parent: None,
+        owner: None,
     };
     let mut faults = Faults::default();
     if let Some(read) = faults.keep("message", decode(message)) {

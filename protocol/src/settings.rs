@@ -73,6 +73,14 @@ pub enum BadSetting {
         /// Why.
         source: std::io::Error,
     },
+    /// A file that should hold an API key.
+    #[error("{name}: {path} holds no key: errand_<id>_<64 hex digits>")]
+    NoKey {
+        /// The variable.
+        name: &'static str,
+        /// Its value.
+        path: PathBuf,
+    },
     /// A queue's name.
     #[error("QUEUES: {0}")]
     Queue(#[from] BadQueueName),
@@ -146,7 +154,11 @@ impl LogSettings {
     }
 }
 
-fn secret_file(name: &'static str, path: &Path) -> Result<String, BadSetting> {
+/// Reads a file that holds a secret, for the setting of that name.
+///
+/// # Errors
+/// It cannot be read.
+pub fn secret_file(name: &'static str, path: &Path) -> Result<String, BadSetting> {
     std::fs::read_to_string(path).map_err(|source| BadSetting::File { name, path: path.to_owned(), source })
 }
 

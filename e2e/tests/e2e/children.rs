@@ -8,7 +8,7 @@ use crate::life::SOON;
 use crate::rows;
 
 /// Publishes a submission as a worker does, with an `add` of 1 and 2.
-async fn submit(pair: &Pair, id: &str, parent_id: &str, queue: &str) -> Result<()> {
+pub(crate) async fn submit(pair: &Pair, id: &str, parent_id: &str, queue: &str) -> Result<()> {
     let management = &pair.broker().management;
     let queues = management.queues(pair.vhost()).await?;
     let results = queues.iter().find(|queue| queue.starts_with("errand.results.")).context("no reply queue")?;

@@ -1,9 +1,9 @@
 //! docker-compose.yml, run without Docker: the built services with exactly its environment, against a node with the
 //! same configuration and definitions.
 //!
-//! Three things cannot be taken as they are, and only these are replaced ([`natively`]): the host name `rabbitmq:5672`
-//! by the node's address, the address to listen on by a free loopback port, and the volume `/data` by a scratch
-//! directory. What this does not show is the images, the network between them and the volumes' owners.
+//! Four things cannot be taken as they are, and only these are replaced ([`natively`]): the host name `rabbitmq:5672`
+//! by the node's address, the address to listen on by a free loopback port, the volume `/data` by a scratch directory,
+//! and the mounted secret by its file. What this does not show is the images, the network between them and the volumes' owners.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -53,7 +53,7 @@ fn environment(compose: &Value, service: &str) -> Result<Env> {
     Ok(variables.iter().map(|(name, value)| (name.clone(), text(value))).collect())
 }
 
-fn natively(mut env: Env, broker: &Broker, data: &str) -> Result<Env> {
+fn natively(mut env: Env, broker: &Broker, data: &str, secret: &str) -> Result<Env> {
     for (name, value) in &mut env {
         *value = match name.as_str() {
             "AMQP_URL" => {
@@ -62,6 +62,10 @@ fn natively(mut env: Env, broker: &Broker, data: &str) -> Result<Env> {
             }
             "PRODUCER_LISTEN" | "CONSUMER_LISTEN" => format!("127.0.0.1:{}", ports::free()?),
             "DATABASE_URL" => value.replace("/data/", data),
+            "API_KEY_FILE" => {
+                ensure!(value == "/run/secrets/api_key", "API_KEY_FILE leads elsewhere: {value}");
+                secret.to_owned()
+            }
             _ => continue,
         };
     }
@@ -85,12 +89,15 @@ async fn the_compose_file_is_a_working_system() -> Result<()> {
     let broker = broker(producer_env.get("AMQP_URL").context("no AMQP_URL")?).await?;
     let data = guard::scratch_dir("compose-")?;
     let directory = format!("{}/", data.path().display());
-    let producer_env = natively(producer_env, &broker, &directory)?;
-    let consumer_env = natively(consumer_env, &broker, &directory)?;
+    let secret = compose["secrets"]["api_key"]["file"].as_str().context("no secret")?;
+    let producer_env = natively(producer_env, &broker, &directory, secret)?;
+    let consumer_env = natively(consumer_env, &broker, &directory, secret)?;
 
     let producer = Service::start("producer", "producer", data.path(), &producer_env).await?;
     let mut consumer = Service::start("consumer", "consumer", data.path(), &consumer_env).await?;
-    let client = Client::new(producer.address())?;
+    let stranger = Client::new(producer.address())?;
+    assert_eq!(stranger.submit(&json!({"task": "add", "args": [20, 22]})).await?.status, 401);
+    let client = stranger.with_key(std::fs::read_to_string(secret)?.trim());
     let id = client.accepted(&json!({"task": "add", "args": [20, 22]})).await?;
     let task = client.await_terminal(&id, SOON).await?;
     assert_eq!((&task["state"], &task["result"]), (&json!("SUCCESS"), &json!(42)));

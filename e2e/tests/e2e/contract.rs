@@ -4,9 +4,11 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use e2e::{Pair, broker, guard, mail};
+use e2e::{Pair, broker, guard, keys, mail};
 use tokio::process::Command;
 use tokio::time::timeout;
+
+use crate::api_keys;
 
 const DEADLINE: Duration = Duration::from_mins(3);
 
@@ -25,11 +27,14 @@ database = "none"
 #[tokio::test]
 async fn the_api_keeps_to_its_document() -> Result<()> {
     let pair = Pair::on(broker::shared().await?).consumer_env("WORKER_NAME", "w1@test").start().await?;
+    let key = keys::create(pair.store(), "admin", &[])?;
+    api_keys::needed(pair.client()).await?;
     let dir = guard::scratch_dir("contract-")?;
     std::fs::write(dir.path().join("schemathesis.toml"), CONFIG)?;
     let start = Instant::now();
     let run = Command::new(mail::python()?)
         .args(["-I", "-B", "-m", "schemathesis.cli", "--no-color", "run", &pair.client().url("/openapi.json")])
+        .args(["--header", &format!("Authorization: Bearer {}", key.token)])
         // JSON Schema cannot say that `soft_time_limit` is at most `time_limit`, that `countdown` excludes `eta`, which
         // queues there are and what each task takes. So some of what the document allows is answered 422.
         .args(["--checks", "all", "--exclude-checks", "positive_data_acceptance"])

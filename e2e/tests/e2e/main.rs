@@ -1,6 +1,7 @@
 //! The running pair against a real RabbitMQ node, and the testbed itself.
 
 mod apart;
+mod api_keys;
 mod attempts;
 mod bad_input;
 mod batch;
@@ -25,6 +26,7 @@ mod list;
 mod mail;
 mod queries;
 mod queues;
+mod quotas;
 mod revoke;
 mod routing;
 mod rows;

@@ -11,6 +11,7 @@ use super::openapi::answers::{NoStore, NoTask};
 use super::openapi::schemas::{ErrorView, TaskId};
 use super::problem::Problem;
 use super::view::time;
+use crate::keyring::Caller;
 use crate::store::Attempt;
 
 /// The attempts of a task.
@@ -63,8 +64,8 @@ pub enum AttemptState {
 #[utoipa::path(get, path = "/v1/tasks/{id}/attempts", tag = "tasks",
     params(("id" = inline(TaskId), Path, description = "Its id")),
     responses((status = 200, description = "The attempts", body = AttemptList), NoTask, NoStore))]
-pub async fn attempts(api: web::Data<Api>, id: web::Path<String>) -> Result<HttpResponse, Problem> {
-    let attempts = api.store.attempts(&id).await?.ok_or_else(Problem::unknown_task)?;
+pub async fn attempts(api: web::Data<Api>, caller: Caller, id: web::Path<String>) -> Result<HttpResponse, Problem> {
+    let attempts = api.store.attempts(&id, &caller.whose()).await?.ok_or_else(Problem::unknown_task)?;
     let attempts = attempts.into_iter().map(view).collect();
     Ok(HttpResponse::Ok().json(AttemptList { attempts }))
 }

@@ -26,7 +26,8 @@ use super::problem::{FieldError, Problem};
 use super::query::Parameters;
 use super::submit::refuse_beyond_cap;
 use super::view::TaskView;
-use crate::store::{Atomicity, TaskRow};
+use crate::keyring::Caller;
+use crate::store::{Atomicity, Excess, Placed, TaskRow};
 
 const NDJSON: &str = "application/x-ndjson";
 const BOUNDS: Bounds =
@@ -91,19 +92,33 @@ pub enum BatchAnswer {
         BadBody,
         NoBatch,
     ))]
-pub async fn batch(api: web::Data<Api>, request: HttpRequest, payload: Payload) -> Result<HttpResponse, Problem> {
+pub async fn batch(
+    api: web::Data<Api>,
+    caller: Caller,
+    request: HttpRequest,
+    payload: Payload,
+) -> Result<HttpResponse, Problem> {
     let atomicity = atomicity(request.query_string())?;
     refuse_key(&request)?;
     let _room = room().await?;
     let body = read_body(&request, payload, &BOUNDS).await?;
     let format = if media_type(&request).eq_ignore_ascii_case(NDJSON) { Format::Lines } else { Format::Array };
     let mut checked = check(api.clone(), body, format).await?;
+    caller.owe((checked.tasks.len() + checked.rejected.len()).saturating_sub(1));
+    for task in &mut checked.tasks {
+        task.owner = caller.owner().map(str::to_owned);
+    }
     if atomicity == Atomicity::All {
         checked.refuse_any()?;
     }
     refuse_beyond_cap(&api, &checked.tasks)?;
-    let is_stored = api.store.insert_batch(checked.tasks.clone(), atomicity).await?;
-    checked.reject_taken(&is_stored);
+    let placed = api.store.insert_batch(checked.tasks.clone(), atomicity).await?;
+    if atomicity == Atomicity::All
+        && let Some(excess) = beyond(&placed)
+    {
+        return Err(excess.into());
+    }
+    checked.reject(&placed);
     if atomicity == Atomicity::All {
         checked.refuse_any()?;
     }
@@ -128,6 +143,15 @@ fn atomicity(query: &str) -> Result<Atomicity, Problem> {
     });
     query.end()?;
     Ok(if partial == Some(true) { Atomicity::Each } else { Atomicity::All })
+}
+
+/// The limit that the batch as a whole is beyond, unless something else is wrong with it.
+fn beyond(placed: &[Placed]) -> Option<Excess> {
+    let is_taken = placed.contains(&Placed::Taken);
+    placed.iter().filter(|_| !is_taken).find_map(|placed| match placed {
+        Placed::Beyond(excess) => Some(*excess),
+        _ => None,
+    })
 }
 
 /// The body is not read from the connection while it waits.

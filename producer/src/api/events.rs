@@ -21,6 +21,7 @@ use super::openapi::answers::{NoTask, NoWatch};
 use super::openapi::parameters::LastEvent;
 use super::openapi::schemas::TaskId;
 use super::problem::Problem;
+use crate::keyring::Caller;
 use crate::store::{StoreError, TaskRow, Watch};
 
 /// Less than proxies wait for.
@@ -44,8 +45,13 @@ const HEARTBEAT: Duration = Duration::from_secs(15);
         NoTask,
         NoWatch,
     ))]
-pub async fn events(api: web::Data<Api>, request: HttpRequest, id: web::Path<String>) -> Result<HttpResponse, Problem> {
-    let watch = api.store.watch(&id)?;
+pub async fn events(
+    api: web::Data<Api>,
+    caller: Caller,
+    request: HttpRequest,
+    id: web::Path<String>,
+) -> Result<HttpResponse, Problem> {
+    let watch = api.store.watch(&id, caller.whose())?;
     let row = watch.now().await?.ok_or_else(Problem::unknown_task)?;
     let last = last_event_id(&request).filter(|last| *last <= Position::of(&row));
     if row.state.is_terminal() && last == Some(Position::of(&row)) {
@@ -58,7 +64,7 @@ pub async fn events(api: web::Data<Api>, request: HttpRequest, id: web::Path<Str
     if request.method() == Method::HEAD {
         return Ok(answer.finish());
     }
-    let mut listener = Listener { api, watch, last, has_ended: false };
+    let mut listener = Listener { api, caller, watch, last, has_ended: false };
     let mut first = Bytes::from_static(frame::OPENING);
     if let Some(event) = listener.event(&row) {
         first = [first, event].concat().into();
@@ -73,6 +79,7 @@ fn last_event_id(request: &HttpRequest) -> Option<Position> {
 /// Who listens, and what was sent last.
 struct Listener {
     api: web::Data<Api>,
+    caller: Caller,
     watch: Watch,
     last: Option<Position>,
     has_ended: bool,
@@ -90,11 +97,13 @@ impl Listener {
         })
     }
 
-    /// The next bytes; `None` after the last event, when the task is gone, and when the producer ends.
+    /// The next bytes; `None` after the last event, when the task is gone, the key revoked, and when
+    /// the producer ends.
     async fn next(&mut self) -> Result<Option<Bytes>, StoreError> {
         while !self.has_ended {
-            let change = timeout(HEARTBEAT, self.watch.changed());
-            let Some(change) = self.api.stopping.run_until_cancelled(change).await else { return Ok(None) };
+            let change = self.caller.while_good(timeout(HEARTBEAT, self.watch.changed()));
+            let change = self.api.stopping.run_until_cancelled(change).await.flatten();
+            let Some(change) = change else { return Ok(None) };
             let Ok(row) = change else { return Ok(Some(Bytes::from_static(frame::HEARTBEAT))) };
             let Some(row) = row? else { return Ok(None) };
             if let Some(event) = self.event(&row) {

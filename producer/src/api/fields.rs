@@ -106,6 +106,7 @@ impl<'a> Fields<'a> {
             eta,
             expires,
             parent: None,
+            owner: None,
         }
     }
 

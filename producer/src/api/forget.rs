@@ -7,6 +7,7 @@ use super::Api;
 use super::openapi::answers::{NoStore, NoTask, PROBLEM};
 use super::openapi::schemas::TaskId;
 use super::problem::Problem;
+use crate::keyring::Caller;
 use crate::store::Forgotten;
 
 /// Forget a task
@@ -20,8 +21,8 @@ use crate::store::Forgotten;
         NoTask,
         NoStore,
     ))]
-pub async fn forget(api: web::Data<Api>, id: web::Path<String>) -> Result<HttpResponse, Problem> {
-    match api.store.forget(&id).await? {
+pub async fn forget(api: web::Data<Api>, caller: Caller, id: web::Path<String>) -> Result<HttpResponse, Problem> {
+    match api.store.forget(&id, &caller.whose()).await? {
         Forgotten::Done => Ok(HttpResponse::NoContent().finish()),
         Forgotten::Open => {
             let detail = "the task has not ended; only one that has can be deleted";

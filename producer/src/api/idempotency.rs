@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use super::fields::Members;
 use super::problem::Problem;
 use super::{Api, submit};
+use crate::keyring::Caller;
 use crate::store::{Accepted, IdempotencyKey, NewTask, TaskRow};
 
 /// What the client sends.
@@ -23,13 +24,14 @@ pub const MAX_KEY_BYTES: usize = 255;
 ///
 /// # Errors
 /// 400 for a key that cannot be one.
-pub fn key(request: &HttpRequest, body: &[u8]) -> Result<Option<IdempotencyKey>, Problem> {
+pub fn key(request: &HttpRequest, caller: &Caller, body: &[u8]) -> Result<Option<IdempotencyKey>, Problem> {
     let mut given = request.headers().get_all(HEADER);
     let Some(key) = given.next() else { return Ok(None) };
     let is_visible = key.as_bytes().iter().all(u8::is_ascii_graphic);
     match key.to_str() {
         Ok(key) if given.next().is_none() && is_visible && (1..=MAX_KEY_BYTES).contains(&key.len()) => {
-            Ok(Some(IdempotencyKey { key: key.to_owned(), fingerprint: fingerprint(body) }))
+            let owner = caller.owner().unwrap_or_default().to_owned();
+            Ok(Some(IdempotencyKey { owner, key: key.to_owned(), fingerprint: fingerprint(body) }))
         }
         _ => {
             let detail = format!("{HEADER} must be given once, as 1 to {MAX_KEY_BYTES} visible ASCII characters");
@@ -54,15 +56,20 @@ pub fn refuse_key(request: &HttpRequest) -> Result<(), Problem> {
 ///
 /// # Errors
 /// 422 when something else was submitted under the key, 410 when its task is kept no more, and as without a key.
-pub async fn accept(api: &Api, task: NewTask, key: IdempotencyKey) -> Result<(TaskRow, bool), Problem> {
+pub async fn accept(
+    api: &Api,
+    caller: &Caller,
+    task: NewTask,
+    key: IdempotencyKey,
+) -> Result<(TaskRow, bool), Problem> {
     // Looked up first, so that a full outbox keeps nobody from learning what was accepted.
     if let Some(id) = api.store.replayed(&key, now_ms()).await? {
-        return replay(api, &id).await;
+        return replay(api, caller, &id).await;
     }
     submit::refuse_arguments(api, &task)?;
     submit::refuse_beyond_cap(api, std::slice::from_ref(&task))?;
     match api.store.insert_once(task.clone(), key).await? {
-        Accepted::Replayed(id) => replay(api, &id).await,
+        Accepted::Replayed(id) => replay(api, caller, &id).await,
         Accepted::Stored => {
             metrics::counter!("errand_accepted_total").increment(1);
             Ok((TaskRow::from(task), false))
@@ -70,8 +77,8 @@ pub async fn accept(api: &Api, task: NewTask, key: IdempotencyKey) -> Result<(Ta
     }
 }
 
-async fn replay(api: &Api, id: &str) -> Result<(TaskRow, bool), Problem> {
-    let row = api.store.task(id).await?.ok_or_else(|| {
+async fn replay(api: &Api, caller: &Caller, id: &str) -> Result<(TaskRow, bool), Problem> {
+    let row = api.store.task(id, &caller.whose()).await?.ok_or_else(|| {
         let detail = format!("the task of this {HEADER}, {id}, has ended and is kept no more; nothing was accepted");
         Problem::new(StatusCode::GONE, "idempotent-task-gone", detail)
     })?;

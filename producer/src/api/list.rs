@@ -12,8 +12,9 @@ use super::openapi::parameters::ListQuery;
 use super::problem::Problem;
 use super::query::Parameters;
 use super::view::TaskView;
+use crate::keyring::Caller;
 use crate::rules;
-use crate::store::Filter;
+use crate::store::{Filter, Whose};
 
 /// Tasks of a page when nothing is said.
 pub const USUAL_LIMIT: usize = 50;
@@ -42,8 +43,9 @@ struct Wish {
 #[utoipa::path(get, path = "/v1/tasks", tag = "tasks", params(ListQuery), responses(
     (status = 200, description = "A page of tasks", body = TaskList), BadQuery, NoStore,
 ))]
-pub async fn list(api: web::Data<Api>, request: HttpRequest) -> Result<HttpResponse, Problem> {
-    let wish = read(request.query_string())?;
+pub async fn list(api: web::Data<Api>, caller: Caller, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    let mut wish = read(request.query_string())?;
+    wish.filter.whose = caller.whose();
     let page = api.store.list(&wish.filter, wish.before, wish.limit).await?;
     let tasks = page.rows.iter().map(|row| api.view(row)).collect();
     Ok(HttpResponse::Ok().json(TaskList { tasks, next_cursor: page.next.map(cursor) }))
@@ -57,6 +59,7 @@ fn read(query: &str) -> Result<Wish, Problem> {
             task: query.one("task", |name| rules::task_name(name).map(|()| name.to_owned())),
             queue: query.one("queue", queue),
             since: query.one("since", since),
+            whose: Whose::Anybody,
         },
         before: query.one("cursor", |text| place(text).ok_or_else(|| "is no next_cursor of a list".to_owned())),
         limit: query.one("limit", limit).unwrap_or(USUAL_LIMIT),

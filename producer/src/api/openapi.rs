@@ -5,21 +5,26 @@
 pub mod answers;
 pub mod parameters;
 pub mod schemas;
+mod security;
 
 use actix_web::http::header::{CONTENT_SECURITY_POLICY, X_CONTENT_TYPE_OPTIONS};
 use actix_web::{HttpResponse, web};
 use utoipa::OpenApi;
 
+use self::security::Keys;
 use super::{attempts, batch, catalog, depth, events, forget, health, list, pause, revoke, stats, submit, task};
 
 /// Every endpoint. Schemas follow from what these name.
 #[derive(OpenApi)]
 #[openapi(
+    modifiers(&Keys),
     info(
         title = "Errand",
         description = "Accepts tasks, keeps them until they have ended, and says how they are. Every answer that is \
             no success is a problem as in RFC 9457. Any path may also be asked with HEAD where GET is allowed; another \
-            method is answered 405 with `Allow`. Whatever the path, what is no HTTP is answered 400, a head of more than \
+            method is answered 405 with `Allow`. A key is needed where the producer knows any: a caller sees the tasks \
+            of its own key only, unless that has the scope `admin`. What a running task submits is its key's too. \
+            Whatever the path, what is no HTTP is answered 400, a head of more than \
             95 headers or 128 KiB 431, and one that does not come within 5 s 408; each ends the connection, as do 5 s \
             without a request and a client that takes longer than 20 s to read 64 KiB of its answer. An answer to GET \
             larger than 64 KiB may be 503 while too many such are being read."

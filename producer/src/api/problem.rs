@@ -1,12 +1,13 @@
 //! Errors as RFC 9457 `application/problem+json`.
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use actix_web::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use actix_web::{HttpResponse, ResponseError};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::store::StoreError;
+use super::quota::{Policy, RATE_LIMIT};
+use crate::store::{Excess, StoreError};
 
 /// Seconds after which a client may try again when the store or the outbox has no room.
 const RETRY_AFTER_S: &str = "5";
@@ -45,6 +46,9 @@ pub struct Problem {
     /// The bad parameters of the query.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     parameters: Vec<ParameterError>,
+    /// The limit of the caller's key that it is beyond.
+    #[serde(skip)]
+    exhausted: Option<Policy>,
 }
 
 impl Problem {
@@ -57,6 +61,7 @@ impl Problem {
             detail: detail.into(),
             errors: Vec::new(),
             parameters: Vec::new(),
+            exhausted: None,
         }
     }
 
@@ -79,6 +84,11 @@ impl Problem {
         Self { parameters, ..Self::new(StatusCode::BAD_REQUEST, "invalid-parameters", detail) }
     }
 
+    /// 401 for a key that is none, not known, or revoked.
+    pub fn revoked_key() -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "unauthorized", "the key is none, not known, or revoked")
+    }
+
     /// 404 for an id that was never accepted or whose result has expired.
     pub fn unknown_task() -> Self {
         Self::new(StatusCode::NOT_FOUND, "unknown-task", "no task with this id is kept")
@@ -99,11 +109,28 @@ impl ResponseError for Problem {
     fn error_response(&self) -> HttpResponse {
         let status = self.status_code();
         let mut answer = HttpResponse::build(status);
-        if status == StatusCode::SERVICE_UNAVAILABLE {
+        if status == StatusCode::UNAUTHORIZED {
+            answer.insert_header((WWW_AUTHENTICATE, "Bearer"));
+        }
+        if let Some(policy) = self.exhausted {
+            answer.insert_header((RATE_LIMIT, format!("{policy};r=0")));
+        }
+        if status == StatusCode::SERVICE_UNAVAILABLE || self.exhausted.is_some() {
             answer.insert_header((RETRY_AFTER, RETRY_AFTER_S));
         }
         let body = serde_json::to_vec(self).unwrap_or_default();
         answer.insert_header((CONTENT_TYPE, "application/problem+json")).body(body)
+    }
+}
+
+impl From<Excess> for Problem {
+    fn from(excess: Excess) -> Self {
+        let detail = format!("the task {excess}; nothing was accepted");
+        let exhausted = match excess {
+            Excess::OpenTasks(_) => Policy::OpenTasks,
+            Excess::WaitingBytes(_) => Policy::WaitingBytes,
+        };
+        Self { exhausted: Some(exhausted), ..Self::new(StatusCode::TOO_MANY_REQUESTS, "limit-reached", detail) }
     }
 }
 
@@ -118,6 +145,7 @@ impl From<StoreError> for Problem {
                 }],
                 ..Self::new(StatusCode::CONFLICT, "task-id-taken", "a task with this id exists")
             },
+            StoreError::Beyond(excess) => excess.into(),
             StoreError::KeyReused => Self::new(
                 StatusCode::UNPROCESSABLE_ENTITY,
                 "idempotency-key-reused",

@@ -9,6 +9,7 @@ use super::openapi::answers::{NoStore, NoTask, PROBLEM};
 use super::openapi::schemas::TaskId;
 use super::problem::Problem;
 use super::view::TaskView;
+use crate::keyring::Caller;
 use crate::store::Revocation;
 
 /// Revoke a task
@@ -24,8 +25,9 @@ use crate::store::Revocation;
         NoTask,
         NoStore,
     ))]
-pub async fn revoke(api: web::Data<Api>, id: web::Path<String>) -> Result<HttpResponse, Problem> {
-    let status = match api.store.revoke(&id, now_ms()).await? {
+pub async fn revoke(api: web::Data<Api>, caller: Caller, id: web::Path<String>) -> Result<HttpResponse, Problem> {
+    let whose = caller.whose();
+    let status = match api.store.revoke(&id, &whose, now_ms()).await? {
         Revocation::Never => StatusCode::OK,
         Revocation::Told => StatusCode::ACCEPTED,
         Revocation::Unknown => return Err(Problem::unknown_task()),
@@ -35,6 +37,6 @@ pub async fn revoke(api: web::Data<Api>, id: web::Path<String>) -> Result<HttpRe
         }
     };
     metrics::counter!("errand_revoked_total").increment(1);
-    let row = api.store.task(&id).await?.ok_or_else(Problem::unknown_task)?;
+    let row = api.store.task(&id, &whose).await?.ok_or_else(Problem::unknown_task)?;
     Ok(HttpResponse::build(status).json(api.view(&row)))
 }

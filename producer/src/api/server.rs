@@ -22,7 +22,8 @@ use actix_web::{App, web};
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 use self::connection::Connection;
-use super::{Api, openapi, routes};
+use super::{Api, access, openapi, routes};
+use crate::keyring::Keyring;
 
 const WORKERS: usize = 2;
 /// Connections of a worker, where that many files may be open. The next one waits to be accepted.
@@ -40,14 +41,15 @@ const LINGER: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// The address cannot be listened on.
-pub fn server(api: Arc<Api>, listen: SocketAddr) -> std::io::Result<Server> {
-    let api = web::Data::from(api);
+pub fn server(api: Arc<Api>, keyring: Arc<Keyring>, listen: SocketAddr) -> std::io::Result<Server> {
+    let (api, keyring) = (web::Data::from(api), web::Data::from(keyring));
     let document = web::Data::new(openapi::Rendered::new()?);
     let builder = Server::build();
     let stopping = builder.graceful_shutdown_signal();
     let service = move || {
-        let app = App::new().app_data(api.clone()).app_data(document.clone());
-        let app = app.wrap(from_fn(serving::serve)).configure(routes);
+        let app = App::new().app_data(api.clone()).app_data(keyring.clone()).app_data(document.clone());
+        // The last one wrapped comes first.
+        let app = app.wrap(from_fn(access::check)).wrap(from_fn(serving::serve)).configure(routes);
         let stopping = stopping.clone();
         let http = HttpService::build()
             .graceful_shutdown_signal(move || {

@@ -17,6 +17,7 @@ use super::shown::Shown;
 use super::view::{TaskView, path};
 use super::wait::wait_accepted;
 use super::{Api, idempotency};
+use crate::keyring::Caller;
 use crate::store::{NewTask, TaskRow};
 
 /// Submit a task
@@ -46,17 +47,23 @@ use crate::store::{NewTask, TaskRow};
     BadBody,
     NoStore,
 ))]
-pub async fn submit(api: web::Data<Api>, request: HttpRequest, payload: Payload) -> Result<HttpResponse, Problem> {
+pub async fn submit(
+    api: web::Data<Api>,
+    caller: Caller,
+    request: HttpRequest,
+    payload: Payload,
+) -> Result<HttpResponse, Problem> {
     let body = read_json(&request, payload).await?;
-    let task = parse(&body, &api.limits, now_ms())?;
-    let key = idempotency::key(&request, &body)?;
+    let owner = caller.owner().map(str::to_owned);
+    let task = NewTask { owner, ..parse(&body, &api.limits, now_ms())? };
+    let key = idempotency::key(&request, &caller, &body)?;
     // Nothing of it is kept while its client waits.
     drop(body);
     let (row, is_replay) = match key {
-        Some(key) => idempotency::accept(&api, task, key).await?,
+        Some(key) => idempotency::accept(&api, &caller, task, key).await?,
         None => (accept(&api, task).await?, false),
     };
-    Ok(accepted(&api, &row, is_replay, Wait::of(&request)).await)
+    Ok(accepted(&api, &caller, &row, is_replay, Wait::of(&request)).await)
 }
 
 async fn accept(api: &Api, task: NewTask) -> Result<TaskRow, Problem> {
@@ -67,9 +74,9 @@ async fn accept(api: &Api, task: NewTask) -> Result<TaskRow, Problem> {
     Ok(TaskRow::from(task))
 }
 
-async fn accepted(api: &Api, row: &TaskRow, is_replay: bool, limit: Option<Wait>) -> HttpResponse {
+async fn accepted(api: &Api, caller: &Caller, row: &TaskRow, is_replay: bool, limit: Option<Wait>) -> HttpResponse {
     let waited = match limit {
-        Some(limit) => wait_accepted(api, &row.accepted.id, limit).await,
+        Some(limit) => caller.while_good(wait_accepted(api, &row.accepted.id, caller.whose(), limit)).await.flatten(),
         None => None,
     };
     let row = waited.as_deref().unwrap_or(row);

@@ -11,6 +11,8 @@ use super::problem::Problem;
 use super::shown::{Seen, Shown};
 use super::view::TaskView;
 use super::wait::wait;
+use crate::keyring::Caller;
+use crate::store::TaskRow;
 
 /// Look at a task
 ///
@@ -37,17 +39,24 @@ use super::wait::wait;
         NoTask,
         NoWatch,
     ))]
-pub async fn task(api: web::Data<Api>, request: HttpRequest, id: web::Path<String>) -> Result<HttpResponse, Problem> {
+pub async fn task(
+    api: web::Data<Api>,
+    caller: Caller,
+    request: HttpRequest,
+    id: web::Path<String>,
+) -> Result<HttpResponse, Problem> {
     let (seen, limit) = (Seen::of(&request), Wait::of(&request));
     let row = if let Some(limit) = limit {
         let is_news = |row: &_| match &seen {
             Some(seen) => !seen.has(&Shown::new(&api, row)),
             None => false,
         };
-        let mut watch = api.store.watch(&id)?;
-        wait(&mut watch, limit.duration(), &api.stopping, |row| row.state.is_terminal() || is_news(row)).await?
+        let mut watch = api.store.watch(&id, caller.whose())?;
+        let is_wanted = |row: &TaskRow| row.state.is_terminal() || is_news(row);
+        let waited = wait(&mut watch, limit.duration(), &api.stopping, is_wanted);
+        caller.while_good(waited).await.ok_or_else(Problem::revoked_key)??
     } else {
-        api.store.task(&id).await?.map(Into::into)
+        api.store.task(&id, &caller.whose()).await?.map(Into::into)
     };
     let row = row.ok_or_else(Problem::unknown_task)?;
     Ok(Shown::new(&api, &row).read(seen.as_ref(), limit))

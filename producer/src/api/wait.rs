@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::Api;
 use super::prefer::Wait;
 use super::problem::Problem;
-use crate::store::{StoreError, TaskRow, TooManyWatchers, Watch};
+use crate::store::{StoreError, TaskRow, TooManyWatchers, Watch, Whose};
 
 impl From<TooManyWatchers> for Problem {
     fn from(error: TooManyWatchers) -> Self {
@@ -40,7 +40,7 @@ pub async fn wait(
 }
 
 /// An accepted task once it has ended or the time is up. It is accepted whatever happens here, so nothing here fails.
-pub async fn wait_accepted(api: &Api, id: &str, limit: Wait) -> Option<Arc<TaskRow>> {
-    let mut watch = api.store.watch(id).ok()?;
+pub async fn wait_accepted(api: &Api, id: &str, whose: Whose, limit: Wait) -> Option<Arc<TaskRow>> {
+    let mut watch = api.store.watch(id, whose).ok()?;
     wait(&mut watch, limit.duration(), &api.stopping, |row| row.state.is_terminal()).await.ok().flatten()
 }

@@ -6,7 +6,7 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
 
 use super::column::{json, optional_raw};
-use super::{Store, StoreError, TaskRow, UnixMs, read};
+use super::{Store, StoreError, TaskRow, UnixMs, Whose, read};
 
 /// The attempts that are shown, the latest ones. A trigger keeps as many rows.
 const KEPT: usize = 50;
@@ -37,10 +37,10 @@ impl Store {
     ///
     /// # Errors
     /// The database failed.
-    pub async fn attempts(&self, id: &str) -> Result<Option<Vec<Attempt>>, StoreError> {
+    pub async fn attempts(&self, id: &str, whose: &Whose) -> Result<Option<Vec<Attempt>>, StoreError> {
         // One snapshot of both tables.
         let mut snapshot = self.readers.begin().await?;
-        let task = sqlx::query("SELECT * FROM tasks WHERE id = ?").bind(id).fetch_optional(&mut *snapshot).await?;
+        let task = sqlx::query(read::ONE).bind(id).bind(whose.owner()).fetch_optional(&mut *snapshot).await?;
         let Some(task) = task else { return Ok(None) };
         let (seq, task): (i64, TaskRow) = (task.try_get("seq")?, read::task_row(&task)?);
         let rows = sqlx::query("SELECT * FROM attempts WHERE task_seq = ? ORDER BY place").bind(seq);

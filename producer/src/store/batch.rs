@@ -6,9 +6,9 @@ use sqlx::SqliteConnection;
 
 use super::column::json;
 use super::write::{Changes, Write};
-use super::{NewTask, Store, StoreError, insert};
+use super::{Excess, NewTask, Placed, Store, StoreError, insert, quota};
 
-/// What becomes of a batch in which an id is taken.
+/// What becomes of a batch in which an id is taken, or which is beyond a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Atomicity {
     /// None of its tasks is stored.
@@ -18,11 +18,11 @@ pub enum Atomicity {
 }
 
 impl Store {
-    /// Stores the tasks in one commit; says of each whether its id was free. No two of them may have the same.
+    /// Stores the tasks in one commit; says of each what became of it, or would have. No two of them may have one id.
     ///
     /// # Errors
     /// The store failed and nothing was written.
-    pub async fn insert_batch(&self, tasks: Vec<NewTask>, atomicity: Atomicity) -> Result<Vec<bool>, StoreError> {
+    pub async fn insert_batch(&self, tasks: Vec<NewTask>, atomicity: Atomicity) -> Result<Vec<Placed>, StoreError> {
         self.write(|done| Write::Batch(tasks, atomicity, done)).await
     }
 }
@@ -35,13 +35,20 @@ pub(super) async fn insert(
     tasks: &[NewTask],
     atomicity: Atomicity,
     changes: &mut Changes,
-) -> Result<Vec<bool>, sqlx::Error> {
+) -> Result<Vec<Placed>, sqlx::Error> {
     if atomicity == Atomicity::All {
         let ids: Vec<&str> = tasks.iter().map(|task| task.id.as_str()).collect();
         let taken: Vec<String> = sqlx::query_scalar(TAKEN).bind(json(&ids)?).fetch_all(&mut *connection).await?;
-        if !taken.is_empty() {
-            let taken: HashSet<String> = taken.into_iter().collect();
-            return Ok(tasks.iter().map(|task| !taken.contains(&task.id)).collect());
+        let taken: HashSet<String> = taken.into_iter().collect();
+        let would = |(task, excess): (&NewTask, Option<Excess>)| match excess {
+            _ if taken.contains(&task.id) => Placed::Taken,
+            Some(excess) => Placed::Beyond(excess),
+            None => Placed::Stored,
+        };
+        let excess = quota::excess(connection, tasks).await?;
+        let would: Vec<Placed> = tasks.iter().zip(excess).map(would).collect();
+        if would.iter().any(|placed| *placed != Placed::Stored) {
+            return Ok(would);
         }
     }
     insert::insert(connection, tasks, changes).await

@@ -7,7 +7,7 @@ use sqlx::SqliteConnection;
 
 use super::column::json;
 use super::write::Changes;
-use super::{Child, NewTask, Parent, Recorded, insert, reports};
+use super::{Child, NewTask, Parent, Placed, Recorded, insert, reports};
 
 /// What became of children.
 #[derive(Default)]
@@ -18,7 +18,11 @@ pub(super) struct TakenIn {
     pub(super) orphans: Vec<usize>,
 }
 
-const ROOTS: &str = "SELECT id, coalesce(root_id, id) FROM tasks WHERE id IN (SELECT value FROM json_each(?))";
+/// A row's id, the first task of its family, and its owner.
+type Family = (String, String, Option<String>);
+
+const FAMILIES: &str =
+    "SELECT id, coalesce(root_id, id), owner FROM tasks WHERE id IN (SELECT value FROM json_each(?))";
 
 /// Makes rows of the children whose parents are rows. One whose id is taken was taken in before, since its parent ran
 /// twice, and changes nothing. One that cannot be accepted is a row too, and FAILURE at once.
@@ -31,31 +35,34 @@ pub(super) async fn take_in(
         return Ok(TakenIn::default());
     }
     let ids: Vec<&str> = children.iter().flat_map(|child| [child.parent_id.as_str(), &child.task.id]).collect();
-    let known: Vec<(String, String)> = sqlx::query_as(ROOTS).bind(json(&ids)?).fetch_all(&mut *connection).await?;
-    let roots: HashMap<String, String> = known.into_iter().collect();
+    let known: Vec<Family> = sqlx::query_as(FAMILIES).bind(json(&ids)?).fetch_all(&mut *connection).await?;
+    let families: HashMap<&str, &Family> = known.iter().map(|family| (family.0.as_str(), family)).collect();
     let mut taken = TakenIn::default();
     let mut fresh = Vec::new();
     for (place, child) in children.iter().enumerate() {
-        match roots.get(&child.parent_id) {
-            _ if roots.contains_key(&child.task.id) => {}
-            Some(root) => fresh.push((child, task_of(child, root))),
+        match families.get(child.parent_id.as_str()) {
+            _ if families.contains_key(child.task.id.as_str()) => {}
+            Some(family) => fresh.push((child, task_of(child, family))),
             None => taken.orphans.push(place),
         }
     }
     let (fresh, tasks): (Vec<&Child>, Vec<NewTask>) = fresh.into_iter().unzip();
-    let stored = insert::insert(connection, &tasks, changes).await?;
-    let new: Vec<&Child> =
-        fresh.into_iter().zip(stored).filter_map(|(child, stored)| stored.then_some(child)).collect();
+    let placed = insert::insert(connection, &tasks, changes).await?;
+    let new: Vec<&Child> = fresh
+        .into_iter()
+        .zip(placed)
+        .filter_map(|(child, placed)| (placed == Placed::Stored).then_some(child))
+        .collect();
     let failed: Vec<Recorded> = new.iter().filter_map(|child| failure_of(child)).collect();
     reports::record(connection, &failed, changes).await?;
     taken.stored = new.len() as u64;
     Ok(taken)
 }
 
-/// The root is that of the parent's row, whatever the message says.
-fn task_of(child: &Child, root: &str) -> NewTask {
-    let parent = Parent { id: child.parent_id.clone(), root_id: root.to_owned() };
-    NewTask { parent: Some(parent), ..child.task.clone() }
+/// Root and owner are those of the parent's row, whatever the message says.
+fn task_of(child: &Child, (_, root, owner): &Family) -> NewTask {
+    let parent = Parent { id: child.parent_id.clone(), root_id: root.clone() };
+    NewTask { parent: Some(parent), owner: owner.clone(), ..child.task.clone() }
 }
 
 fn failure_of(child: &Child) -> Option<Recorded> {

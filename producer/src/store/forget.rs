@@ -3,7 +3,7 @@
 use sqlx::SqliteConnection;
 
 use super::write::Write;
-use super::{Store, StoreError};
+use super::{Store, StoreError, Whose};
 
 /// What became of the wish.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,21 +24,27 @@ impl Store {
     ///
     /// # Errors
     /// The store failed and nothing was deleted.
-    pub async fn forget(&self, id: &str) -> Result<Forgotten, StoreError> {
-        self.write(|done| Write::Forget(id.to_owned(), done)).await
+    pub async fn forget(&self, id: &str, whose: &Whose) -> Result<Forgotten, StoreError> {
+        self.write(|done| Write::Forget(id.to_owned(), whose.clone(), done)).await
     }
 }
 
 /// A trigger takes the attempts with it.
-pub(super) async fn forget(connection: &mut SqliteConnection, id: &str) -> Result<Forgotten, sqlx::Error> {
-    let delete =
-        sqlx::query("DELETE FROM tasks WHERE id = ? AND finished_at IS NOT NULL AND revoked_in_doubt = 0").bind(id);
+pub(super) async fn forget(
+    connection: &mut SqliteConnection,
+    id: &str,
+    whose: &Whose,
+) -> Result<Forgotten, sqlx::Error> {
+    let delete = "DELETE FROM tasks WHERE id = ?1 AND (?2 IS NULL OR owner = ?2) AND finished_at IS NOT NULL
+        AND revoked_in_doubt = 0";
+    let delete = sqlx::query(delete).bind(id).bind(whose.owner());
     if delete.execute(&mut *connection).await?.rows_affected() > 0 {
         let keys = sqlx::query("DELETE FROM idempotency_keys WHERE task_id = ?").bind(id);
         keys.execute(connection).await?;
         return Ok(Forgotten::Done);
     }
-    let kept = sqlx::query_scalar("SELECT finished_at IS NOT NULL FROM tasks WHERE id = ?").bind(id);
+    let kept = "SELECT finished_at IS NOT NULL FROM tasks WHERE id = ?1 AND (?2 IS NULL OR owner = ?2)";
+    let kept = sqlx::query_scalar(kept).bind(id).bind(whose.owner());
     Ok(match kept.fetch_optional(connection).await? {
         Some(true) => Forgotten::InDoubt,
         Some(false) => Forgotten::Open,

@@ -7,13 +7,13 @@ use sqlx::SqliteConnection;
 
 use super::column::json;
 use super::write::{Changes, Write};
-use super::{NewTask, Stage, Store, StoreError};
+use super::{NewTask, Placed, Stage, Store, StoreError, quota};
 
 impl Store {
     /// Stores the task; it is on disk when this returns.
     ///
     /// # Errors
-    /// [`StoreError::Taken`], or the store failed and nothing was written.
+    /// [`StoreError::Taken`], [`StoreError::Beyond`], or the store failed and nothing was written.
     pub async fn insert(&self, task: NewTask) -> Result<(), StoreError> {
         self.write(|done| Write::Insert(vec![(task, done)])).await
     }
@@ -39,38 +39,44 @@ struct Row<'a>(
     i64,
     Option<&'a str>,
     Option<&'a str>,
+    Option<&'a str>,
 );
 
 const INSERT: &str = "INSERT INTO tasks (id, task, queue, priority, args, kwargs, retry, time_limit, soft_time_limit,
-        created_at, eta, expires, stage, due_at, parent_id, root_id)
+        created_at, eta, expires, stage, due_at, parent_id, root_id, owner)
     SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value -> 4, value -> 5, value -> 6, value ->> 7,
         value ->> 8, value ->> 9, value ->> 10, value ->> 11, value ->> 12, value ->> 13,
-        value ->> 14, value ->> 15
+        value ->> 14, value ->> 15, value ->> 16
     FROM json_each(?) WHERE true
     ON CONFLICT (id) DO NOTHING
     RETURNING id";
 
-/// Inserts all in one statement and says of each whether it was stored; `false` when its id was taken.
+/// Inserts all that are within the limits of their keys in one statement, and says of each what became of it.
 pub(super) async fn insert(
     connection: &mut SqliteConnection,
     tasks: &[NewTask],
     changes: &mut Changes,
-) -> Result<Vec<bool>, sqlx::Error> {
-    let rows: Vec<Row<'_>> = tasks.iter().map(row).collect();
+) -> Result<Vec<Placed>, sqlx::Error> {
+    let excess = quota::excess(connection, tasks).await?;
+    let admitted = tasks.iter().zip(&excess).filter(|(_, excess)| excess.is_none());
+    let rows: Vec<Row<'_>> = admitted.map(|(task, _)| row(task)).collect();
     let ids: Vec<String> = sqlx::query_scalar(INSERT).bind(json(&rows)?).fetch_all(connection).await?;
     let mut ids: HashSet<String> = ids.into_iter().collect();
-    let mut stored = Vec::with_capacity(tasks.len());
-    for task in tasks {
-        // Removed when found: of two with one id in this group only the first was stored.
-        let is_stored = ids.remove(&task.id);
-        stored.push(is_stored);
-        if is_stored {
+    let mut placed = Vec::with_capacity(tasks.len());
+    for (task, excess) in tasks.iter().zip(excess) {
+        placed.push(match excess {
+            Some(excess) => Placed::Beyond(excess),
+            // Removed when found: of two with one id in this group only the first was stored.
+            None if ids.remove(&task.id) => Placed::Stored,
+            None => Placed::Taken,
+        });
+        if placed.last() == Some(&Placed::Stored) {
             changes.clock |= task.is_scheduled() || task.expires.is_some();
             changes.relay |= !task.is_scheduled();
             changes.outstanding += i64::from(!task.is_scheduled());
         }
     }
-    Ok(stored)
+    Ok(placed)
 }
 
 fn row(task: &NewTask) -> Row<'_> {
@@ -92,5 +98,6 @@ fn row(task: &NewTask) -> Row<'_> {
         task.due_at(),
         task.parent.as_ref().map(|parent| parent.id.as_str()),
         task.parent.as_ref().map(|parent| parent.root_id.as_str()),
+        task.owner.as_deref(),
     )
 }

@@ -6,7 +6,7 @@ use sqlx::SqliteConnection;
 
 use super::column::json;
 use super::write::{Changes, Write};
-use super::{NewTask, Store, StoreError, UnixMs, insert};
+use super::{NewTask, Placed, Store, StoreError, UnixMs, insert};
 
 /// How long a key is remembered: a day.
 const KEPT_MS: i64 = 24 * 60 * 60 * 1000;
@@ -16,6 +16,8 @@ const CHUNK: i64 = 5_000;
 /// A client's own name for a submit.
 #[derive(Debug, Clone)]
 pub struct IdempotencyKey {
+    /// The API key of which it is, empty without keys.
+    pub owner: String,
     /// As it was sent.
     pub key: String,
     /// What was submitted under it: equal fingerprints are equal submits.
@@ -35,7 +37,7 @@ impl Store {
     /// Stores the task and its key, unless the key is known.
     ///
     /// # Errors
-    /// [`StoreError::KeyReused`], [`StoreError::Taken`], or the store failed; nothing was written.
+    /// [`StoreError::KeyReused`], [`StoreError::Taken`], [`StoreError::Beyond`], or the store failed; nothing was written.
     pub async fn insert_once(&self, task: NewTask, key: IdempotencyKey) -> Result<Accepted, StoreError> {
         self.write(|done| Write::Keyed(vec![(task, key, done)])).await
     }
@@ -45,12 +47,14 @@ impl Store {
     /// # Errors
     /// [`StoreError::KeyReused`], or the database failed.
     pub async fn replayed(&self, key: &IdempotencyKey, now: UnixMs) -> Result<Option<String>, StoreError> {
-        let known: Option<(String, String)> =
-            sqlx::query_as("SELECT fingerprint, task_id FROM idempotency_keys WHERE key = ? AND expires_at > ?")
-                .bind(&key.key)
-                .bind(now)
-                .fetch_optional(&self.readers)
-                .await?;
+        let known: Option<(String, String)> = sqlx::query_as(
+            "SELECT fingerprint, task_id FROM idempotency_keys WHERE owner = ? AND key = ? AND expires_at > ?",
+        )
+        .bind(&key.owner)
+        .bind(&key.key)
+        .bind(now)
+        .fetch_optional(&self.readers)
+        .await?;
         match known {
             Some((fingerprint, _)) if fingerprint != key.fingerprint => Err(StoreError::KeyReused),
             known => Ok(known.map(|(_, task_id)| task_id)),
@@ -66,31 +70,39 @@ impl Store {
     }
 }
 
-const KNOWN: &str = "SELECT key, fingerprint, task_id FROM idempotency_keys
-    WHERE key IN (SELECT value FROM json_each(?)) AND expires_at > ?";
+/// An owner and what it calls a submit.
+type Name = (String, String);
+
+impl IdempotencyKey {
+    fn name(&self) -> Name {
+        (self.owner.clone(), self.key.clone())
+    }
+}
+
+const KNOWN: &str = "SELECT owner, key, fingerprint, task_id FROM idempotency_keys
+    WHERE (owner, key) IN (SELECT value ->> 0, value ->> 1 FROM json_each(?)) AND expires_at > ?";
 
 /// A key whose day is over may still be there.
-const REMEMBER: &str = "INSERT INTO idempotency_keys (key, fingerprint, task_id, expires_at)
-    SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3 FROM json_each(?) WHERE true
-    ON CONFLICT (key) DO UPDATE SET fingerprint = excluded.fingerprint, task_id = excluded.task_id,
+const REMEMBER: &str = "INSERT INTO idempotency_keys (owner, key, fingerprint, task_id, expires_at)
+    SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4 FROM json_each(?) WHERE true
+    ON CONFLICT (owner, key) DO UPDATE SET fingerprint = excluded.fingerprint, task_id = excluded.task_id,
         expires_at = excluded.expires_at";
 
 /// What the submit that is first in its group under its key became.
 struct First {
     fingerprint: String,
     task_id: String,
-    is_stored: bool,
+    placed: Placed,
 }
 
 impl First {
     /// The verdict on another submit under the same key.
     fn judge(&self, key: &IdempotencyKey) -> Result<Accepted, StoreError> {
-        match self.is_stored {
-            _ if self.fingerprint != key.fingerprint => Err(StoreError::KeyReused),
-            true => Ok(Accepted::Replayed(self.task_id.clone())),
-            // The same submit would take the same id.
-            false => Err(StoreError::Taken),
+        if self.fingerprint != key.fingerprint {
+            return Err(StoreError::KeyReused);
         }
+        // The same submit would take the same id, and as much room.
+        self.placed.verdict().map(|()| Accepted::Replayed(self.task_id.clone()))
     }
 }
 
@@ -103,8 +115,9 @@ pub(super) async fn accept(
     let mut firsts = known(connection, &submits).await?;
     let (mut tasks, mut keys, mut places) = (Vec::new(), Vec::new(), HashMap::new());
     for (task, key) in submits {
-        if !firsts.contains_key(&key.key) && !places.contains_key(&key.key) {
-            places.insert(key.key.clone(), (keys.len(), tasks.len()));
+        let name = key.name();
+        if !firsts.contains_key(&name) && !places.contains_key(&name) {
+            places.insert(name, (keys.len(), tasks.len()));
             tasks.push(task);
         }
         keys.push(key);
@@ -113,15 +126,14 @@ pub(super) async fn accept(
     remember(connection, &tasks, &keys, &stored, &places).await?;
     let mut verdicts = Vec::with_capacity(keys.len());
     for (place, key) in keys.iter().enumerate() {
-        let own = places.get(&key.key).filter(|(first, _)| *first == place);
+        let own = places.get(&key.name()).filter(|(first, _)| *first == place);
         verdicts.push(match own {
             Some((_, task)) => {
-                let is_stored = stored[*task];
-                let first = First { fingerprint: key.fingerprint.clone(), task_id: tasks[*task].id.clone(), is_stored };
-                firsts.insert(key.key.clone(), first);
-                if is_stored { Ok(Accepted::Stored) } else { Err(StoreError::Taken) }
+                let (fingerprint, task_id) = (key.fingerprint.clone(), tasks[*task].id.clone());
+                firsts.insert(key.name(), First { fingerprint, task_id, placed: stored[*task] });
+                stored[*task].verdict().map(|()| Accepted::Stored)
             }
-            None => firsts.get(&key.key).map_or(Err(StoreError::Taken), |first| first.judge(key)),
+            None => firsts.get(&key.name()).map_or(Err(StoreError::Taken), |first| first.judge(key)),
         });
     }
     Ok(verdicts)
@@ -130,12 +142,13 @@ pub(super) async fn accept(
 async fn known(
     connection: &mut SqliteConnection,
     submits: &[(NewTask, IdempotencyKey)],
-) -> Result<HashMap<String, First>, sqlx::Error> {
+) -> Result<HashMap<Name, First>, sqlx::Error> {
     let now = submits.iter().map(|(task, _)| task.created_at).max().unwrap_or_default();
-    let keys: Vec<&str> = submits.iter().map(|(_, key)| key.key.as_str()).collect();
-    let known: Vec<(String, String, String)> =
+    let keys: Vec<(&str, &str)> = submits.iter().map(|(_, key)| (key.owner.as_str(), key.key.as_str())).collect();
+    let known: Vec<(String, String, String, String)> =
         sqlx::query_as(KNOWN).bind(json(&keys)?).bind(now).fetch_all(connection).await?;
-    let first = |(key, fingerprint, task_id)| (key, First { fingerprint, task_id, is_stored: true });
+    let first =
+        |(owner, key, fingerprint, task_id)| ((owner, key), First { fingerprint, task_id, placed: Placed::Stored });
     Ok(known.into_iter().map(first).collect())
 }
 
@@ -143,22 +156,23 @@ async fn remember(
     connection: &mut SqliteConnection,
     tasks: &[NewTask],
     keys: &[IdempotencyKey],
-    stored: &[bool],
-    places: &HashMap<String, (usize, usize)>,
+    stored: &[Placed],
+    places: &HashMap<Name, (usize, usize)>,
 ) -> Result<(), sqlx::Error> {
-    let rows: Vec<(&str, &str, &str, UnixMs)> = places
+    let rows: Vec<(&str, &str, &str, &str, UnixMs)> = places
         .values()
-        .filter(|(_, task)| stored[*task])
+        .filter(|(_, task)| stored[*task] == Placed::Stored)
         .map(|(key, task)| {
             let (key, task) = (&keys[*key], &tasks[*task]);
-            (key.key.as_str(), key.fingerprint.as_str(), task.id.as_str(), task.created_at.saturating_add(KEPT_MS))
+            let expires = task.created_at.saturating_add(KEPT_MS);
+            (key.owner.as_str(), key.key.as_str(), key.fingerprint.as_str(), task.id.as_str(), expires)
         })
         .collect();
     sqlx::query(REMEMBER).bind(json(&rows)?).execute(connection).await.map(drop)
 }
 
-const PRUNE: &str = "DELETE FROM idempotency_keys WHERE key IN
-    (SELECT key FROM idempotency_keys WHERE expires_at <= ?1 ORDER BY expires_at LIMIT ?2)";
+const PRUNE: &str = "DELETE FROM idempotency_keys WHERE (owner, key) IN
+    (SELECT owner, key FROM idempotency_keys WHERE expires_at <= ?1 ORDER BY expires_at LIMIT ?2)";
 
 pub(super) async fn prune(connection: &mut SqliteConnection, now: UnixMs) -> Result<u64, sqlx::Error> {
     Ok(sqlx::query(PRUNE).bind(now).bind(CHUNK).execute(connection).await?.rows_affected())

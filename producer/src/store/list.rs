@@ -6,7 +6,7 @@ use protocol::state::State;
 use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
 
 use super::column::json;
-use super::{Store, StoreError, TaskRow, UnixMs, read};
+use super::{Store, StoreError, TaskRow, UnixMs, Whose, read};
 
 /// Rows that a page looks at when not every one of them matches.
 const SCAN: usize = 2_000;
@@ -28,6 +28,8 @@ pub struct Filter {
     pub queue: Option<String>,
     /// Created at or after.
     pub since: Option<UnixMs>,
+    /// Of these.
+    pub whose: Whose,
 }
 
 /// Some tasks and where to go on.
@@ -49,6 +51,7 @@ struct Found {
 enum Along {
     /// Rare states, each in its own run.
     States(Vec<State>),
+    Owner,
     Queue,
     Task,
     Table,
@@ -72,6 +75,10 @@ impl Along {
         if !filter.states.is_empty() && !filter.states.contains(&State::Success) {
             return Self::States(filter.states.clone());
         }
+        // Nobody looks through others' tasks for his own: how long that takes would tell how many there are.
+        if filter.whose != Whose::Anybody {
+            return Self::Owner;
+        }
         match (&filter.queue, &filter.task) {
             (Some(queue), _) if queue != USUAL_QUEUE => Self::Queue,
             (_, Some(_)) => Self::Task,
@@ -91,7 +98,7 @@ impl Along {
             Self::States(_) => !rest(false, true, true),
             Self::Queue => !rest(true, false, true),
             Self::Task => !rest(true, true, false),
-            Self::Table => !rest(true, true, true),
+            Self::Owner | Self::Table => !rest(true, true, true),
         }
     }
 }
@@ -135,8 +142,18 @@ fn statement(filter: &Filter, along: &Along, before: i64, scan: usize) -> QueryB
         push_match(&mut query, filter);
         match (along, &filter.queue, &filter.task) {
             (Along::States(states), ..) => {
-                query.push(" FROM tasks INDEXED BY tasks_by_state WHERE state <> 'SUCCESS' AND state = ");
-                query.push_bind(states[run].name());
+                match filter.whose.owner() {
+                    Some(owner) => {
+                        query.push(" FROM tasks INDEXED BY tasks_by_owner_state WHERE owner = ");
+                        query.push_bind(owner.to_owned());
+                    }
+                    None => drop(query.push(" FROM tasks INDEXED BY tasks_by_state WHERE true")),
+                }
+                query.push(" AND state <> 'SUCCESS' AND state = ").push_bind(states[run].name());
+            }
+            (Along::Owner, ..) => {
+                query.push(" FROM tasks INDEXED BY tasks_by_owner WHERE owner = ");
+                query.push_bind(filter.whose.owner().unwrap_or_default().to_owned());
             }
             (Along::Queue, queue, _) => {
                 query.push(" FROM tasks INDEXED BY tasks_by_queue WHERE queue <> 'default' AND queue = ");

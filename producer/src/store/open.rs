@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use sqlx::ConnectOptions;
+use sqlx::migrate::Migrator;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::TaskTracker;
@@ -83,7 +84,7 @@ impl Store {
             .disable_statement_logging();
         let mut connection = options.connect().await?;
         check(&mut connection).await?;
-        sqlx::migrate!("migrations/sqlite").run(&mut connection).await?;
+        MIGRATIONS.run(&mut connection).await?;
         let id = store_id(&mut connection).await?;
         let outstanding = Arc::new(AtomicI64::new(count_outstanding(&mut connection).await?));
         let control = Arc::new(Control::load(&mut connection).await?);
@@ -125,6 +126,14 @@ impl Store {
         self.writes.send(request(done)).await.map_err(|_| StoreError::Closed)?;
         answer.await.map_err(|_| StoreError::Closed)?
     }
+}
+
+static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
+
+/// Brings the schema up to date for a process that is not the owner, and keeps an owner out meanwhile.
+pub(super) async fn migrate(connection: &mut sqlx::SqliteConnection, database: &Path) -> Result<(), OpenError> {
+    let _lock = lock(database)?;
+    Ok(MIGRATIONS.run(connection).await?)
 }
 
 /// sqlx's migration lock does nothing on SQLite, so one owner is made sure of by a file lock, held for the process.

@@ -5,20 +5,23 @@ use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
 use super::column::{from_json, optional_raw, parent, raw};
-use super::{NewTask, Stage, Store, StoreError, TaskRow};
+use super::{NewTask, Stage, Store, StoreError, TaskRow, Whose};
 
 impl Store {
     /// The task with that id, `None` when it was never accepted or its result has expired.
     ///
     /// # Errors
     /// The database failed.
-    pub async fn task(&self, id: &str) -> Result<Option<TaskRow>, StoreError> {
-        let row = sqlx::query("SELECT * FROM tasks WHERE id = ?").bind(id).fetch_optional(&self.readers).await?;
+    pub async fn task(&self, id: &str, whose: &Whose) -> Result<Option<TaskRow>, StoreError> {
+        let row = sqlx::query(ONE).bind(id).bind(whose.owner()).fetch_optional(&self.readers).await?;
         let Some(mut row) = row.as_ref().map(task_row).transpose()? else { return Ok(None) };
         row.ahead = self.ahead(&row).await?;
         Ok(Some(row))
     }
 }
+
+/// A task, if it is among those that are meant.
+pub(super) const ONE: &str = "SELECT * FROM tasks WHERE id = ?1 AND (?2 IS NULL OR owner = ?2)";
 
 pub(super) fn task_row(row: &SqliteRow) -> Result<TaskRow, sqlx::Error> {
     let state: &str = row.try_get("state")?;
@@ -57,5 +60,6 @@ fn accepted(row: &SqliteRow) -> Result<NewTask, sqlx::Error> {
         eta: row.try_get("eta")?,
         expires: row.try_get("expires")?,
         parent: parent(row)?,
+        owner: row.try_get("owner")?,
     })
 }

@@ -7,7 +7,7 @@ use sqlx::{Row, SqliteConnection};
 use super::column::json;
 use super::control::Control;
 use super::write::{Changes, Write};
-use super::{Store, StoreError, UnixMs};
+use super::{Store, StoreError, UnixMs, Whose, read};
 
 /// Rows that one statement touches, so that no commit is long.
 const CHUNK: i64 = 5_000;
@@ -65,6 +65,7 @@ pub(super) struct Chunk {
 pub(super) struct Revoke {
     /// `None` for all that wait.
     id: Option<String>,
+    whose: Whose,
     now: UnixMs,
 }
 
@@ -83,8 +84,8 @@ impl Store {
     ///
     /// # Errors
     /// The store failed and nothing changed.
-    pub async fn revoke(&self, id: &str, now: UnixMs) -> Result<Revocation, StoreError> {
-        let revoke = Revoke { id: Some(id.to_owned()), now };
+    pub async fn revoke(&self, id: &str, whose: &Whose, now: UnixMs) -> Result<Revocation, StoreError> {
+        let revoke = Revoke { id: Some(id.to_owned()), whose: whose.clone(), now };
         self.write(|done| Write::Revoke(revoke, done)).await
     }
 
@@ -95,7 +96,7 @@ impl Store {
     pub async fn end_revoked(&self, now: UnixMs) -> Result<(), StoreError> {
         let any: bool = sqlx::query_scalar(HELD_BACK_ANY).fetch_one(&self.readers).await?;
         if any {
-            let revoke = Revoke { id: None, now };
+            let revoke = Revoke { id: None, whose: Whose::Anybody, now };
             self.write(|done| Write::Revoke(revoke, done)).await?;
         }
         Ok(())
@@ -198,7 +199,7 @@ const IN_HAND: &str = "SELECT seq FROM tasks WHERE id IN (SELECT value FROM json
 /// Revokes, with the hand locked until the commit.
 pub(super) async fn revoke(
     connection: &mut SqliteConnection,
-    Revoke { id, now }: &Revoke,
+    Revoke { id, whose, now }: &Revoke,
     control: &Control,
     changes: &mut Changes,
 ) -> Result<Revocation, sqlx::Error> {
@@ -211,8 +212,7 @@ pub(super) async fn revoke(
         return Ok(Revocation::Told);
     };
     let in_hand = hand.ids.contains(id);
-    let row =
-        sqlx::query("SELECT seq, stage FROM tasks WHERE id = ?").bind(id).fetch_optional(&mut *connection).await?;
+    let row = sqlx::query(read::ONE).bind(id).bind(whose.owner()).fetch_optional(&mut *connection).await?;
     let Some(row) = row else { return Ok(Revocation::Unknown) };
     let (seq, stage): (i64, String) = (row.try_get("seq")?, row.try_get("stage")?);
     match stage.as_str() {

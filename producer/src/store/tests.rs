@@ -1,5 +1,6 @@
 //! Tests of the store on a real database.
 
+mod api_keys;
 mod attempts;
 mod children;
 mod control;
@@ -40,6 +41,7 @@ pub(crate) fn new_task(id: &str) -> NewTask {
         eta: None,
         expires: None,
         parent: None,
+        owner: None,
     }
 }
 
@@ -82,7 +84,7 @@ async fn record(store: &Store, reports: Arc<[Recorded]>) -> Result<u64, StoreErr
 }
 
 async fn row(store: &Store, id: &str) -> TaskRow {
-    store.task(id).await.unwrap().unwrap()
+    store.task(id, &Whose::Anybody).await.unwrap().unwrap()
 }
 
 async fn publish(store: &Store, id: &str, publish: u32) {
@@ -106,7 +108,7 @@ async fn an_accepted_task_is_read_back_as_it_was() {
     assert_eq!((row.accepted.args.get(), row.accepted.kwargs.get()), (args, kwargs));
     assert_eq!((row.accepted.time_limit, row.accepted.expires), (Some(1.5), Some(NOW + 60_000)));
     assert_eq!((row.state, row.stage, store.outstanding()), (State::Pending, Stage::Waiting, 1));
-    assert!(store.task("b").await.unwrap().is_none());
+    assert!(store.task("b", &Whose::Anybody).await.unwrap().is_none());
 }
 
 #[tokio::test]
@@ -218,7 +220,7 @@ async fn a_life_is_recorded_in_order() {
 async fn reports_about_unknown_ids_make_no_row() {
     let (_dir, store) = store().await;
     assert_eq!(record(&store, [reply("ghost", success("1"), Some(0), None)].into()).await.unwrap(), 0);
-    assert!(store.task("ghost").await.unwrap().is_none());
+    assert!(store.task("ghost", &Whose::Anybody).await.unwrap().is_none());
 }
 
 fn lost(publish: Option<u32>) -> LostNotice {
@@ -339,7 +341,10 @@ async fn ended_tasks_are_forgotten_after_their_time() {
     record(&store, [reply("a", success("1"), Some(0), None)].into()).await.unwrap();
     assert_eq!(store.prune(NOW + 1).await.unwrap(), 0);
     assert_eq!(store.prune(NOW + 2).await.unwrap(), 1);
-    assert!(store.task("a").await.unwrap().is_none() && store.task("b").await.unwrap().is_some());
+    assert!(
+        store.task("a", &Whose::Anybody).await.unwrap().is_none()
+            && store.task("b", &Whose::Anybody).await.unwrap().is_some()
+    );
 }
 
 /// The SQL guard and the pure rule agree, whatever comes in whatever order and however it is batched.

@@ -11,7 +11,7 @@ use tokio::sync::broadcast::error::RecvError;
 use super::column::json;
 use super::read::task_row;
 use super::write::Changes;
-use super::{Store, StoreError, TaskRow};
+use super::{Store, StoreError, TaskRow, Whose};
 
 /// Watchers at once.
 const MAX_WATCHERS: usize = 10_000;
@@ -128,6 +128,7 @@ impl Table {
 /// Watches a task; dropped, it frees its place.
 pub struct Watch {
     id: String,
+    whose: Whose,
     news: broadcast::Receiver<News>,
     /// There was news that could not be read with its commit, and has not been read since.
     unread: bool,
@@ -139,9 +140,9 @@ impl Store {
     ///
     /// # Errors
     /// Too many watch already.
-    pub fn watch(&self, id: &str) -> Result<Watch, TooManyWatchers> {
+    pub fn watch(&self, id: &str, whose: Whose) -> Result<Watch, TooManyWatchers> {
         let news = self.watches.join(id)?;
-        Ok(Watch { id: id.to_owned(), news, unread: false, store: self.clone() })
+        Ok(Watch { id: id.to_owned(), whose, news, unread: false, store: self.clone() })
     }
 }
 
@@ -151,7 +152,7 @@ impl Watch {
     /// # Errors
     /// The database failed.
     pub async fn now(&self) -> Result<Option<TaskRow>, StoreError> {
-        self.store.task(&self.id).await
+        self.store.task(&self.id, &self.whose).await
     }
 
     /// The task after its next change, `None` when it is gone. What a read saw already may come again, and of many
@@ -167,7 +168,8 @@ impl Watch {
                 return Ok(row.map(Arc::new));
             }
             match self.news.recv().await {
-                Ok(Some(row)) => return Ok(Some(row)),
+                // An id may have been deleted and taken by somebody else.
+                Ok(Some(row)) => return Ok(Some(row).filter(|row| self.whose.includes(&row.accepted))),
                 Ok(None) => self.unread = true,
                 Err(RecvError::Lagged(_)) => {}
                 Err(RecvError::Closed) => return Err(StoreError::Closed),

@@ -9,16 +9,16 @@ use super::control::Hand;
 use super::revoke::{Chunk, PurgeChunk, Revocation, Revoke};
 use super::watch::{News, Watches};
 use super::{
-    Accepted, Atomicity, Child, Counted, Forgotten, IdempotencyKey, KeptType, NewTask, Published, Recorded, StoreError,
-    UnixMs,
+    Accepted, Atomicity, Child, Counted, Forgotten, IdempotencyKey, KeptType, NewTask, Placed, Published, Recorded,
+    StoreError, UnixMs, Whose,
 };
 
 /// A request and who waits for its commit.
 pub(super) enum Write {
     Insert(Vec<(NewTask, Done<()>)>),
     Keyed(Vec<(NewTask, IdempotencyKey, Done<Accepted>)>),
-    Batch(Vec<NewTask>, Atomicity, Done<Vec<bool>>),
-    Forget(String, Done<Forgotten>),
+    Batch(Vec<NewTask>, Atomicity, Done<Vec<Placed>>),
+    Forget(String, Whose, Done<Forgotten>),
     PruneKeys(UnixMs, Done<u64>),
     Published(Arc<[Published]>, bool, Done<()>),
     Replies(Arc<[Child]>, Arc<[Recorded]>, Done<Counted>),
@@ -51,7 +51,7 @@ impl Write {
             Self::Purge(_, done) => drop(done.send(Err(error))),
             Self::Keyed(tasks) => tasks.into_iter().for_each(|(_, _, done)| drop(done.send(Err(error.clone())))),
             Self::Batch(_, _, done) => drop(done.send(Err(error))),
-            Self::Forget(_, done) => drop(done.send(Err(error))),
+            Self::Forget(_, _, done) => drop(done.send(Err(error))),
             Self::Lost(_, _, done) | Self::Prune(_, done) | Self::PruneKeys(_, done) => drop(done.send(Err(error))),
         }
     }

@@ -11,8 +11,8 @@ use super::control::Control;
 use super::watch::{News, Watches};
 use super::write::{Changes, Done, Write};
 use super::{
-    Accepted, Child, Counted, Recorded, StoreError, Wake, batch, children, control, forget, insert, keys, lost, relay,
-    reports, revoke, task_types, time, watch,
+    Accepted, Child, Counted, Placed, Recorded, StoreError, Wake, batch, children, control, forget, insert, keys, lost,
+    relay, reports, revoke, task_types, time, watch,
 };
 
 /// The most requests in one commit.
@@ -150,8 +150,8 @@ async fn apply(
     match write {
         Write::Insert(tasks) => {
             let (tasks, waiting): (Vec<_>, Vec<_>) = tasks.into_iter().unzip();
-            let stored = insert::insert(connection, &tasks, changes).await.map_err(StoreError::from);
-            answer_inserts(waiting, stored)
+            let placed = insert::insert(connection, &tasks, changes).await.map_err(StoreError::from);
+            answer_inserts(waiting, placed)
         }
         Write::Published(published, confirmed, done) => {
             settle(done, relay::mark(connection, &published, confirmed).await)
@@ -164,7 +164,7 @@ async fn apply(
         Write::Batch(tasks, atomicity, done) => {
             settle(done, batch::insert(connection, &tasks, atomicity, changes).await)
         }
-        Write::Forget(id, done) => settle(done, forget::forget(connection, &id).await),
+        Write::Forget(id, whose, done) => settle(done, forget::forget(connection, &id, &whose).await),
         Write::PruneKeys(now, done) => settle(done, keys::prune(connection, now).await),
         Write::Replies(children, reports, done) => settle(done, record(connection, &children, &reports, changes).await),
         Write::Lost(notices, now, done) => settle(done, lost::put_back(connection, notices, now, changes).await),
@@ -199,13 +199,12 @@ fn settle<T: Send + 'static>(done: Done<T>, outcome: Result<T, sqlx::Error>) -> 
     (Box::new(answer), verdict)
 }
 
-/// An id that is taken refuses its own task only.
-fn answer_inserts(waiting: Vec<Done<()>>, stored: Result<Vec<bool>, StoreError>) -> (Answer, Result<(), StoreError>) {
-    let verdict = stored.as_ref().map(drop).map_err(Clone::clone);
+/// An id that is taken, or a limit that is reached, refuses its own task only.
+fn answer_inserts(waiting: Vec<Done<()>>, placed: Result<Vec<Placed>, StoreError>) -> (Answer, Result<(), StoreError>) {
+    let verdict = placed.as_ref().map(drop).map_err(Clone::clone);
     let answer = move |committed: Result<(), StoreError>| {
         for (place, done) in waiting.into_iter().enumerate() {
-            let taken = stored.as_ref().is_ok_and(|stored| !stored[place]);
-            let own = if taken { Err(StoreError::Taken) } else { Ok(()) };
+            let own = placed.as_ref().map_or(Ok(()), |placed| placed[place].verdict());
             let _ = done.send(committed.clone().and(own));
         }
     };

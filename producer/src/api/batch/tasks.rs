@@ -11,7 +11,7 @@ use super::super::fields;
 use super::super::problem::{FieldError, Problem};
 use super::wrong_count;
 use crate::rules::{Limits, MAX_BYTES};
-use crate::store::{NewTask, UnixMs};
+use crate::store::{NewTask, Placed, UnixMs};
 
 /// The most tasks of a batch.
 pub const MAX_TASKS: usize = 1_000;
@@ -54,7 +54,7 @@ pub(super) fn check(body: &[u8], format: Format, limits: &Limits, now: UnixMs) -
                 checked.tasks.push(task);
                 checked.places.push(place);
             }
-            Err(errors) => checked.reject(place, errors),
+            Err(errors) => checked.refuse(place, errors),
         }
     }
     Ok(checked)
@@ -62,14 +62,16 @@ pub(super) fn check(body: &[u8], format: Format, limits: &Limits, now: UnixMs) -
 
 impl Checked {
     /// Takes out the tasks that the store did not take.
-    pub(super) fn reject_taken(&mut self, is_free: &[bool]) {
+    pub(super) fn reject(&mut self, placed: &[Placed]) {
         let standing = std::mem::take(&mut self.tasks).into_iter().zip(std::mem::take(&mut self.places));
-        for ((task, place), is_free) in standing.zip(is_free) {
-            if *is_free {
-                self.tasks.push(task);
-                self.places.push(place);
-            } else {
-                self.reject(place, vec![id_error("is taken by another task")]);
+        for ((task, place), placed) in standing.zip(placed) {
+            match placed {
+                Placed::Stored => {
+                    self.tasks.push(task);
+                    self.places.push(place);
+                }
+                Placed::Taken => self.refuse(place, vec![id_error("is taken by another task")]),
+                Placed::Beyond(excess) => self.refuse(place, whole(excess.to_string())),
             }
         }
     }
@@ -83,12 +85,12 @@ impl Checked {
                 self.tasks.push(task);
                 self.places.push(place);
             } else {
-                self.reject(place, errors);
+                self.refuse(place, errors);
             }
         }
     }
 
-    fn reject(&mut self, place: usize, mut errors: Vec<FieldError>) {
+    fn refuse(&mut self, place: usize, mut errors: Vec<FieldError>) {
         errors.truncate(MAX_ERRORS);
         for error in &mut errors {
             error.pointer.insert_str(0, &format!("/{place}"));

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use utoipa::openapi::header::HeaderBuilder;
+use utoipa::openapi::header::{Header, HeaderBuilder};
 use utoipa::openapi::schema::{ObjectBuilder, Type};
 use utoipa::openapi::{ContentBuilder, Ref, RefOr, Response, ResponseBuilder};
 use utoipa::{IntoResponses, ToSchema};
@@ -25,9 +25,44 @@ fn problems(described: &[(u16, &str)]) -> Responses {
 }
 
 fn busy(description: &str) -> Responses {
+    [("503".to_owned(), problem(description).header("Retry-After", seconds()).build().into())].into()
+}
+
+fn seconds() -> Header {
     let seconds = ObjectBuilder::new().schema_type(Type::Integer).build();
-    let after = HeaderBuilder::new().schema(seconds).description(Some("Seconds")).build();
-    [("503".to_owned(), problem(description).header("Retry-After", after).build().into())].into()
+    HeaderBuilder::new().schema(seconds).description(Some("Seconds")).build()
+}
+
+fn text(description: &str) -> Header {
+    let text = ObjectBuilder::new().schema_type(Type::String).build();
+    HeaderBuilder::new().schema(text).description(Some(description)).build()
+}
+
+/// Of an endpoint that needs a key.
+pub struct NoAccess;
+
+impl IntoResponses for NoAccess {
+    fn responses() -> Responses {
+        let challenge = || text("`Bearer`, and what is wrong with the key");
+        let none = problem("There is no key, or it is not known, or revoked");
+        let little = problem("The key has another scope");
+        [("401", none), ("403", little)]
+            .map(|(status, answer)| (status.to_owned(), answer.header("WWW-Authenticate", challenge()).build().into()))
+            .into()
+    }
+}
+
+/// Of an endpoint that needs a key, which may have limits.
+pub struct TooMuch;
+
+impl IntoResponses for TooMuch {
+    fn responses() -> Responses {
+        let answer = problem("A limit of the key is reached: of its requests, its open tasks, or their bytes")
+            .header("Retry-After", seconds())
+            .header("RateLimit-Policy", text("The limits of the key"))
+            .header("RateLimit", text("What is left of them"));
+        [("429".to_owned(), answer.build().into())].into()
+    }
 }
 
 /// Of an endpoint that reads a body, but for what may stand in it.

@@ -8,7 +8,9 @@ use actix_web::{App, web};
 use serde_json::{Value, json};
 
 use super::*;
+use crate::api::access::{Access, TABLE, access};
 use crate::api::{fields, routes};
+use crate::key::Scope;
 
 fn document() -> Value {
     serde_json::to_value(Document::openapi()).unwrap()
@@ -53,6 +55,37 @@ async fn every_route_takes_the_methods_that_are_documented_and_no_other() {
         let documented = items.flat_map(|item| item.as_object().unwrap().keys());
         assert_eq!(allowed, documented.map(String::as_str).collect(), "{path}");
     }
+}
+
+#[test]
+fn every_operation_asks_for_what_it_is_checked_for() {
+    let document = document();
+    let mut documented = BTreeSet::new();
+    for (path, item) in paths(&document) {
+        for (method, operation) in item.as_object().unwrap() {
+            let asked = operation.get("security").map(|security| security[0]["key"][0].as_str().unwrap().to_owned());
+            documented.insert((method.to_uppercase(), path.clone(), asked));
+        }
+    }
+    let checked = TABLE.iter().map(|(method, path, access)| {
+        let asked = match access {
+            Access::Open => None,
+            Access::Needs(scope) => Some(scope.name().to_owned()),
+        };
+        ((*method).to_owned(), (*path).to_owned(), asked)
+    });
+    assert_eq!(checked.collect::<BTreeSet<_>>(), documented);
+    assert_eq!(document["components"]["securitySchemes"]["key"]["scheme"], "bearer");
+}
+
+#[test]
+fn what_is_in_no_row_is_for_admin() {
+    let asked = |method: Method, path| access(&method, path);
+    assert_eq!(asked(Method::GET, "/v1/new"), Access::Needs(Scope::Admin));
+    assert_eq!(asked(Method::PUT, "/v1/tasks"), Access::Needs(Scope::Admin));
+    assert_eq!(asked(Method::GET, "/v1/tasks/a/b"), Access::Needs(Scope::Admin));
+    assert_eq!(asked(Method::HEAD, "/v1/tasks/batch"), Access::Needs(Scope::Read));
+    assert_eq!(asked(Method::POST, "/livez"), Access::Needs(Scope::Admin));
 }
 
 #[test]

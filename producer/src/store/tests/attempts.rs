@@ -11,7 +11,7 @@ fn retry(retries: u32, at: UnixMs) -> Recorded {
 }
 
 async fn attempts(store: &Store) -> Vec<Attempt> {
-    store.attempts("a").await.unwrap().unwrap()
+    store.attempts("a", &Whose::Anybody).await.unwrap().unwrap()
 }
 
 /// Number, state, start and end of each.
@@ -28,7 +28,7 @@ async fn rows(store: &Store) -> i64 {
 #[tokio::test]
 async fn every_attempt_is_told_in_order() {
     let (_dir, store) = store().await;
-    assert!(store.attempts("a").await.unwrap().is_none());
+    assert!(store.attempts("a", &Whose::Anybody).await.unwrap().is_none());
     store.insert(new_task("a")).await.unwrap();
     assert_eq!(told(&store).await, []);
     let first = (0, Some(State::Retry), Some(1), Some(2));
@@ -68,7 +68,7 @@ async fn what_does_not_count_is_no_attempt() {
     assert_eq!(told(&store).await, [(2, Some(State::Retry), Some(1), Some(3))]);
     store.insert(NewTask { expires: Some(NOW + 5), ..new_task("b") }).await.unwrap();
     store.tick(NOW + 6).await.unwrap();
-    assert!(store.attempts("b").await.unwrap().unwrap().is_empty(), "it expired before any");
+    assert!(store.attempts("b", &Whose::Anybody).await.unwrap().unwrap().is_empty(), "it expired before any");
 }
 
 #[tokio::test]

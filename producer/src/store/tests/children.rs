@@ -75,7 +75,7 @@ async fn a_child_of_a_stranger_makes_no_row() {
     let children = vec![child("x", "ghost"), child("c", "p"), bad("y", "ghost"), child("self", "self")];
     assert_eq!(take_in(&store, children).await, counted(1, &[0, 2, 3]));
     for id in ["x", "y", "self", "ghost"] {
-        assert!(store.task(id).await.unwrap().is_none(), "{id}");
+        assert!(store.task(id, &Whose::Anybody).await.unwrap().is_none(), "{id}");
     }
     assert_eq!(store.outstanding(), 2);
 }

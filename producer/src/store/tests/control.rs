@@ -30,7 +30,7 @@ async fn what_the_relay_never_had_ends_at_once_and_what_it_may_have_had_is_told(
     store.control.hand.lock().await.ids.insert("held".to_owned());
     let mut verdicts = Vec::new();
     for id in ["waits", "later", "held", "queued", "runs", "nobody", "waits"] {
-        verdicts.push(store.revoke(id, now()).await.unwrap());
+        verdicts.push(store.revoke(id, &Whose::Anybody, now()).await.unwrap());
     }
     assert_eq!(verdicts, [Never, Never, Told, Told, Told, Unknown, Ended]);
     let ids: Vec<String> = revoked(&store).await.into_iter().map(|(id, _)| id).collect();
@@ -48,7 +48,7 @@ async fn what_is_revoked_in_the_relays_hands_is_not_published_again() {
     store.insert(fresh("b")).await.unwrap();
     let taken = store.take_due("default", 10, usize::MAX).await.unwrap();
     assert_eq!(taken.len(), 2);
-    assert_eq!(store.revoke("a", now()).await.unwrap(), Revocation::Told);
+    assert_eq!(store.revoke("a", &Whose::Anybody, now()).await.unwrap(), Revocation::Told);
     store.end_revoked(now()).await.unwrap();
     assert_eq!(row(&store, "a").await.state, State::Pending, "it may have been published just now");
     store.let_go(taken.iter().map(|task| &task.id)).await;
@@ -65,7 +65,7 @@ async fn a_row_that_the_process_before_may_have_published_is_in_doubt() {
     first.insert(NewTask { created_at: now() - 1_000, ..new_task("a") }).await.unwrap();
     drop(first);
     let store = open(&dir).await;
-    assert_eq!(store.revoke("a", now()).await.unwrap(), Revocation::Told);
+    assert_eq!(store.revoke("a", &Whose::Anybody, now()).await.unwrap(), Revocation::Told);
     assert_eq!(row(&store, "a").await.state, State::Revoked);
     assert_eq!(revoked(&store).await, [("a".to_owned(), "revoked".to_owned())]);
 }
@@ -75,7 +75,7 @@ async fn a_revoked_task_that_the_broker_loses_has_ended() {
     let (_dir, store) = store().await;
     store.insert(fresh("a")).await.unwrap();
     publish(&store, "a", 1).await;
-    store.revoke("a", now()).await.unwrap();
+    store.revoke("a", &Whose::Anybody, now()).await.unwrap();
     let notice = LostNotice { task_id: "a".into(), retries: 0, publish: Some(1), reason: LostReason::DeliveryLimit };
     assert_eq!(store.put_back(vec![notice], now()).await.unwrap(), 1);
     let row = row(&store, "a").await;
@@ -173,6 +173,6 @@ async fn a_publish_that_was_not_confirmed_leaves_a_revocation_in_doubt() {
     store.mark([Published("a".to_owned(), 1)].into(), false).await.unwrap();
     let again = store.due("default", 10, usize::MAX).await.unwrap();
     assert_eq!((again.len(), again[0].publish), (1, 2), "it is published again, as another publish");
-    assert_eq!(store.revoke("a", now()).await.unwrap(), Told);
+    assert_eq!(store.revoke("a", &Whose::Anybody, now()).await.unwrap(), Told);
     assert_eq!((row(&store, "a").await.state, revoked(&store).await.len()), (State::Revoked, 1));
 }

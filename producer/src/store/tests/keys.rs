@@ -5,7 +5,7 @@ use super::*;
 const DAY: i64 = 24 * 60 * 60 * 1000;
 
 fn key(key: &str, fingerprint: &str) -> IdempotencyKey {
-    IdempotencyKey { key: key.to_owned(), fingerprint: fingerprint.to_owned() }
+    IdempotencyKey { owner: String::new(), key: key.to_owned(), fingerprint: fingerprint.to_owned() }
 }
 
 fn at(id: &str, created_at: UnixMs) -> NewTask {
@@ -30,7 +30,10 @@ async fn a_key_stands_for_one_task_in_one_commit_and_in_many() {
     assert_eq!(store.insert_once(new_task("f"), key("k", "1")).await.unwrap(), replayed("a"));
     assert_eq!(store.replayed(&key("k", "1"), NOW).await.unwrap().as_deref(), Some("a"));
     assert!(matches!(store.replayed(&key("k", "2"), NOW).await, Err(StoreError::KeyReused)));
-    assert!(store.task("b").await.unwrap().is_none() && store.task("f").await.unwrap().is_none());
+    assert!(
+        store.task("b", &Whose::Anybody).await.unwrap().is_none()
+            && store.task("f", &Whose::Anybody).await.unwrap().is_none()
+    );
 }
 
 #[tokio::test]
@@ -58,11 +61,11 @@ async fn what_is_deleted_frees_its_key_and_what_expires_does_not() {
     for id in ["a", "b"] {
         store.insert_once(new_task(id), key(id, "1")).await.unwrap();
         record(&store, [reply(id, report_of(State::Retry), Some(0), None)].into()).await.unwrap();
-        assert_eq!(store.forget(id).await.unwrap(), Forgotten::Open);
+        assert_eq!(store.forget(id, &Whose::Anybody).await.unwrap(), Forgotten::Open);
         record(&store, [reply(id, success("1"), Some(1), None)].into()).await.unwrap();
     }
-    assert_eq!(store.forget("a").await.unwrap(), Forgotten::Done);
-    assert_eq!(store.forget("a").await.unwrap(), Forgotten::Unknown);
+    assert_eq!(store.forget("a", &Whose::Anybody).await.unwrap(), Forgotten::Done);
+    assert_eq!(store.forget("a", &Whose::Anybody).await.unwrap(), Forgotten::Unknown);
     assert_eq!(store.replayed(&key("a", "2"), NOW).await.unwrap(), None);
     assert_eq!(store.prune(NOW + 2).await.unwrap(), 1);
     assert_eq!(store.replayed(&key("b", "1"), NOW).await.unwrap().as_deref(), Some("b"));
@@ -75,11 +78,17 @@ async fn a_batch_is_stored_whole_or_not_at_all_or_as_far_as_it_can_be() {
     let (_dir, store) = store().await;
     store.insert(new_task("b")).await.unwrap();
     let batch = || ["a", "b", "c"].map(new_task).to_vec();
-    assert_eq!(store.insert_batch(batch(), Atomicity::All).await.unwrap(), [true, false, true]);
+    assert_eq!(
+        store.insert_batch(batch(), Atomicity::All).await.unwrap(),
+        [Placed::Stored, Placed::Taken, Placed::Stored]
+    );
     assert_eq!(store.outstanding(), 1);
-    assert_eq!(store.insert_batch(batch(), Atomicity::Each).await.unwrap(), [true, false, true]);
+    assert_eq!(
+        store.insert_batch(batch(), Atomicity::Each).await.unwrap(),
+        [Placed::Stored, Placed::Taken, Placed::Stored]
+    );
     assert_eq!(store.outstanding(), 3);
     let fresh = ["d", "e"].map(new_task).to_vec();
-    assert_eq!(store.insert_batch(fresh, Atomicity::All).await.unwrap(), [true, true]);
+    assert_eq!(store.insert_batch(fresh, Atomicity::All).await.unwrap(), [Placed::Stored; 2]);
     assert_eq!((store.outstanding(), store.counts().await.unwrap().waiting), (5, 5));
 }

@@ -27,7 +27,13 @@ async fn fill(connection: &mut SqliteConnection, from: i64, to: i64) {
 }
 
 fn filter(states: &[State], task: Option<&str>, queue: Option<&str>, since: Option<UnixMs>) -> Filter {
-    Filter { states: states.to_vec(), task: task.map(str::to_owned), queue: queue.map(str::to_owned), since }
+    Filter {
+        states: states.to_vec(),
+        task: task.map(str::to_owned),
+        queue: queue.map(str::to_owned),
+        since,
+        whose: Whose::Anybody,
+    }
 }
 
 /// The ids of all pages, and how many pages there were.
@@ -181,7 +187,7 @@ async fn what_was_accepted_is_the_sum_at_every_step() {
     store.tick(NOW + 5).await.unwrap();
     let counts = assert_sums(&store, 5).await;
     assert_eq!((counts.success, counts.failure, counts.revoked), (1, 1, 1));
-    store.forget("a").await.unwrap();
+    store.forget("a", &Whose::Anybody).await.unwrap();
     assert_eq!(assert_sums(&store, 5).await.forgotten, 1);
     store.prune(NOW + 60_000).await.unwrap();
     let counts = assert_sums(&store, 5).await;

@@ -11,7 +11,7 @@ async fn news(watch: &mut Watch) -> Arc<TaskRow> {
 async fn each_report_of_one_commit_is_news_of_its_own() {
     let (_dir, store) = store().await;
     store.insert(new_task("a")).await.unwrap();
-    let mut watch = store.watch("a").unwrap();
+    let mut watch = store.watch("a", Whose::Anybody).unwrap();
     let progress = |current| Report::Progress(Progress { current, total: None, message: None });
     let batch = [
         reply("a", Report::Started, Some(0), Some(0)),
@@ -32,7 +32,7 @@ async fn each_report_of_one_commit_is_news_of_its_own() {
 async fn all_watchers_of_a_task_share_one_read() {
     let (_dir, store) = store().await;
     store.insert(NewTask { expires: Some(NOW + 50), ..new_task("a") }).await.unwrap();
-    let mut watches = [(); 3].map(|()| store.watch("a").unwrap());
+    let mut watches = [(); 3].map(|()| store.watch("a", Whose::Anybody).unwrap());
     store.tick(NOW + 60).await.unwrap();
     let first = news(&mut watches[0]).await;
     assert_eq!(first.state, State::Revoked);
@@ -52,7 +52,7 @@ async fn who_watches_during_a_commit_misses_nothing() {
             async move { record(&store, [end].into()).await.unwrap() }
         };
         let watch = async {
-            let mut watch = store.watch(&id).unwrap();
+            let mut watch = store.watch(&id, Whose::Anybody).unwrap();
             let mut row = Arc::new(watch.now().await.unwrap().unwrap());
             while !row.state.is_terminal() {
                 row = news(&mut watch).await;
@@ -65,11 +65,15 @@ async fn who_watches_during_a_commit_misses_nothing() {
 #[tokio::test]
 async fn watchers_are_bounded_and_one_that_leaves_frees_its_place() {
     let (_dir, store) = store().await;
-    let mut watches: Vec<Watch> = (0..10_000).map(|number| store.watch(&format!("t{}", number % 9)).unwrap()).collect();
-    assert!(store.watch("a").is_err());
+    let mut watches: Vec<Watch> =
+        (0..10_000).map(|number| store.watch(&format!("t{}", number % 9), Whose::Anybody).unwrap()).collect();
+    assert!(store.watch("a", Whose::Anybody).is_err());
     watches.pop();
-    let again = store.watch("a").unwrap();
-    assert!(store.watch("a").is_err());
+    let again = store.watch("a", Whose::Anybody).unwrap();
+    assert!(store.watch("a", Whose::Anybody).is_err());
     drop((watches, again));
-    assert!(store.watch("a").is_ok() && !store.watches.is_watched("a"), "nothing is kept of what nobody watches");
+    assert!(
+        store.watch("a", Whose::Anybody).is_ok() && !store.watches.is_watched("a"),
+        "nothing is kept of what nobody watches"
+    );
 }
