@@ -23,6 +23,7 @@ pub mod ports;
 pub mod postgres;
 pub mod procfs;
 pub mod proxy;
+pub mod receiver;
 pub mod service;
 pub mod up;
 pub mod web;
@@ -35,6 +36,7 @@ pub use mail::MailServer;
 pub use pair::Pair;
 pub use postgres::Postgres;
 pub use proxy::Proxy;
+pub use receiver::Receiver;
 pub use service::Service;
 pub use web::Web;
 

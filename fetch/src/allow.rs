@@ -61,7 +61,17 @@ impl Allow {
         Some(())
     }
 
-    /// Refuses what can be refused before a name is looked up. An address in the URL never reaches the resolver.
+    /// Reads a URL and refuses what can be refused before a name is looked up.
+    ///
+    /// # Errors
+    /// Not a URL, none of http or https, one with a user or a password, or an address that is not allowed.
+    pub fn check(&self, url: &str) -> Result<Url, FetchError> {
+        let url = Url::parse(url).map_err(FetchError::InvalidUrl)?;
+        self.check_url(&url)?;
+        Ok(url)
+    }
+
+    /// The same of one that was read. An address in the URL never reaches the resolver.
     pub(super) fn check_url(&self, url: &Url) -> Result<(), FetchError> {
         if !matches!(url.scheme(), "http" | "https") {
             let reason = "only http and https URLs are fetched";
@@ -71,8 +81,8 @@ impl Allow {
             return Err(FetchError::refused(url, "a URL that holds a user or a password is not fetched"));
         }
         let checked = match url.host() {
-            Some(Host::Ipv4(address)) => self.check(address.into()),
-            Some(Host::Ipv6(address)) => self.check(address.into()),
+            Some(Host::Ipv4(address)) => self.check_address(address.into()),
+            Some(Host::Ipv6(address)) => self.check_address(address.into()),
             // Whatever it resolves to, nothing is listed.
             Some(Host::Domain(name)) if self.listed_only && self.networks.is_empty() && !self.host(name) => {
                 Err(NOT_LISTED)
@@ -88,7 +98,7 @@ impl Allow {
     }
 
     /// Whether this address may be connected to, and if not, why.
-    pub(super) fn check(&self, address: IpAddr) -> Result<(), &'static str> {
+    pub(super) fn check_address(&self, address: IpAddr) -> Result<(), &'static str> {
         // The host behind a mapped address is the IPv4 host itself.
         let address = address.to_canonical();
         if self.networks.iter().any(|network| network.contains(&address)) {
@@ -116,8 +126,8 @@ mod tests {
     #[test]
     fn nothing_private_is_allowed_unless_it_is_listed() {
         let allow = allow(&[]).unwrap();
-        assert!(allow.check("1.1.1.1".parse().unwrap()).is_ok());
-        assert_eq!(allow.check("127.0.0.1".parse().unwrap()), Err("a loopback address"));
+        assert!(allow.check_address("1.1.1.1".parse().unwrap()).is_ok());
+        assert_eq!(allow.check_address("127.0.0.1".parse().unwrap()), Err("a loopback address"));
         assert!(!allow.host("localhost"));
     }
 
@@ -135,7 +145,7 @@ mod tests {
             ("fe80::1", false),
             ("64:ff9b::7f00:1", false),
         ] {
-            assert_eq!(allow.check(address.parse().unwrap()).is_ok(), allowed, "{address}");
+            assert_eq!(allow.check_address(address.parse().unwrap()).is_ok(), allowed, "{address}");
         }
     }
 
@@ -168,7 +178,10 @@ mod tests {
             assert_eq!(check(&some, url), allowed, "{url}");
         }
         assert!(!check(&Allow::default().listed_only(), "http://example.com/"));
-        assert!(some.check("1.1.1.1".parse().unwrap()).is_err() && some.check("10.0.0.1".parse().unwrap()).is_ok());
+        assert!(
+            some.check_address("1.1.1.1".parse().unwrap()).is_err()
+                && some.check_address("10.0.0.1".parse().unwrap()).is_ok()
+        );
     }
 
     #[test]

@@ -95,16 +95,6 @@ impl Fetcher {
         Ok(Self { shared: Arc::new(shared) })
     }
 
-    /// Refuses what can be refused before a name is looked up.
-    ///
-    /// # Errors
-    /// Not a URL, none of http or https, one with a user or a password, or an address that is not allowed.
-    pub fn check(&self, url: &str) -> Result<Url, FetchError> {
-        let url = Url::parse(url).map_err(FetchError::InvalidUrl)?;
-        self.shared.allow.check_url(&url)?;
-        Ok(url)
-    }
-
     /// Sends the request, follows redirects, and returns once the head of the last response is there.
     ///
     /// # Errors
@@ -136,7 +126,7 @@ impl Fetcher {
         deadline: Instant,
     ) -> Result<Response, FetchError> {
         headers::check(&headers)?;
-        let hop = Hop { method: Method::POST, url: self.check(url)?, headers };
+        let hop = Hop { method: Method::POST, url: self.shared.allow.check(url)?, headers };
         Ok(Response::new(self.exchange(&hop, body, deadline).await?, deadline))
     }
 

@@ -20,21 +20,25 @@ impl Response {
     }
 
     /// The status.
+    #[must_use]
     pub fn status(&self) -> StatusCode {
         self.head_and_body.status()
     }
 
     /// The headers.
+    #[must_use]
     pub fn headers(&self) -> &HeaderMap {
         self.head_and_body.headers()
     }
 
     /// The URL that was answered, the last after redirects.
+    #[must_use]
     pub fn url(&self) -> &Url {
         self.head_and_body.url()
     }
 
     /// The length of the body that follows, if the server says it.
+    #[must_use]
     pub fn content_length(&self) -> Option<u64> {
         self.head_and_body.content_length()
     }

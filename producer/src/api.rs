@@ -7,6 +7,7 @@ mod arguments;
 mod attempts;
 mod batch;
 mod body;
+mod callback;
 mod catalog;
 mod depth;
 mod events;
@@ -45,6 +46,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use self::problem::Problem;
+pub use self::view::{TaskView, time};
 use crate::keyring::Keyring;
 use crate::reason::reason;
 use crate::relay::Route;

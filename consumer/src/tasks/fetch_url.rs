@@ -99,7 +99,7 @@ impl Handler for FetchUrl {
         let headers = request_headers(headers, method, &ctx)?;
         let request = Request { method: method.into(), headers, ..Request::get(url, deadline) };
         tokio::select! {
-            answer = self.fetch(request) => answer.map_err(task_error),
+            answer = self.fetch(request) => answer.map_err(|error| task_error(&error)),
             // A shutdown leaves a grace period, which is longer than most answers take.
             reason = ctx.cancelled_by(|reason| reason != Cancelled::Shutdown) => Err(reason.into()),
         }

@@ -17,7 +17,7 @@ pub(super) fn is_url(source: &str) -> bool {
 pub(super) async fn get(fetcher: &Fetcher, url: &str, longest: Duration, ctx: &Context) -> Result<Response, TaskError> {
     let latest = Instant::now() + longest;
     let deadline = ctx.deadline().map_or(latest, |hard| hard.min(latest));
-    let response = fetcher.send(Request::get(url, deadline)).await.map_err(task_error)?;
+    let response = fetcher.send(Request::get(url, deadline)).await.map_err(|error| task_error(&error))?;
     let status = response.status();
     if status.is_success() {
         return Ok(response);
@@ -30,7 +30,7 @@ pub(super) async fn get(fetcher: &Fetcher, url: &str, longest: Duration, ctx: &C
 }
 
 /// What the server or the network did may be different next time; what the URL says will not.
-pub(super) fn task_error(error: FetchError) -> TaskError {
+pub(super) fn task_error(error: &FetchError) -> TaskError {
     let (kind, message) = (error.kind(), error.to_string());
     match error {
         FetchError::InvalidHeader(_) => TaskError::fail("InvalidArguments", message),

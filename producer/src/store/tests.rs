@@ -2,6 +2,7 @@
 
 mod api_keys;
 mod attempts;
+mod callbacks;
 mod children;
 mod control;
 mod cost;
@@ -41,6 +42,7 @@ pub(crate) fn new_task(id: &str) -> NewTask {
         expires: None,
         parent: None,
         owner: None,
+        callback: None,
     }
 }
 

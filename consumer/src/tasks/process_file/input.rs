@@ -48,7 +48,7 @@ impl Input {
     /// More of them, `None` at the end.
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, TaskError> {
         match self {
-            Self::Body { response, .. } => response.chunk().await.map_err(remote::task_error),
+            Self::Body { response, .. } => response.chunk().await.map_err(|error| remote::task_error(&error)),
             Self::File { content, .. } => {
                 let mut chunk = BytesMut::with_capacity(PIECE);
                 let read = content.read_buf(&mut chunk).await.map_err(|error| read_failed("the file", &error))?;

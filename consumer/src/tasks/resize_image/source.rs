@@ -29,7 +29,7 @@ pub(super) async fn read(source: &str, fetcher: &Fetcher, ctx: &Context) -> Resu
         return decode(source);
     }
     let response = remote::get(fetcher, source, LONGEST, ctx).await?;
-    response.bytes(MAX_BYTES).await.map(Into::into).map_err(remote::task_error)
+    response.bytes(MAX_BYTES).await.map(Into::into).map_err(|error| remote::task_error(&error))
 }
 
 /// What follows `data:…;base64,`, `None` when it is not a data URL.
