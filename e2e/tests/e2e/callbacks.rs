@@ -156,7 +156,7 @@ async fn every_end_is_posted_once_and_only_those_that_were_asked_for() -> Result
         client.accepted(&wish).await
     };
     let succeeded = submit("add", json!({"args": [1, 2]})).await?;
-    let failed = submit("always_fails", json!({})).await?;
+    let failed = submit("always_fails", json!({"kwargs": {"message": "no"}})).await?;
     let revoked = submit("add", json!({"args": [1, 2], "countdown": 600})).await?;
     let expired = submit("add", json!({"args": [1, 2], "countdown": 600, "expires": 0.2})).await?;
     let long = submit("echo", json!({"args": ["x".repeat(100_000)]})).await?;
