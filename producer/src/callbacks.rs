@@ -24,8 +24,9 @@ use self::receivers::Receivers;
 use crate::store::{CallbackStanding, DueCallback, Store, StoreError};
 use crate::workers::Workers;
 
-/// Posts at once, and to one receiver: one that is slow or away takes this much of the room.
+/// Posts at once, to all receivers, to those that fail, and to one: who is slow or away takes no more of the room.
 const ROOM: usize = 128;
+const FAILING: usize = 64;
 const EACH: u32 = 4;
 /// The longest sleep, so that a wall clock that was set does not hold callbacks up.
 const LONGEST: Duration = Duration::from_secs(30);
@@ -78,11 +79,13 @@ impl Callbacks {
     /// Starts what is due and says when to look again.
     async fn look(&self, posts: &mut Posts) -> Result<Instant, StoreError> {
         let now = now_ms();
-        let in_hand: Vec<&str> = posts.in_hand.values().map(String::as_str).collect();
+        let in_hand: Vec<&str> = posts.in_hand.values().map(|(id, _)| id.as_str()).collect();
         let room = u32::try_from(ROOM - in_hand.len()).unwrap_or(0);
         if room > 0 {
-            for id in self.store.due_callbacks(now, &in_hand, EACH, room).await? {
-                posts.start(id.clone(), attempt(self.store.clone(), self.post.clone(), id));
+            for (id, is_failing) in self.store.due_callbacks(now, &in_hand, EACH, room).await? {
+                if !is_failing || posts.failing() < FAILING {
+                    posts.start(id.clone(), is_failing, attempt(self.store.clone(), self.post.clone(), id));
+                }
             }
         }
         let next = self.store.next_callback(now).await?;
@@ -91,17 +94,21 @@ impl Callbacks {
     }
 }
 
-/// The posts under way, by the callback's id.
+/// The posts under way: the callback's id, and whether its receiver fails.
 #[derive(Default)]
 struct Posts {
     running: JoinSet<()>,
-    in_hand: HashMap<Id, String>,
+    in_hand: HashMap<Id, (String, bool)>,
 }
 
 impl Posts {
-    fn start(&mut self, id: String, attempt: impl Future<Output = ()> + Send + 'static) {
+    fn start(&mut self, id: String, is_failing: bool, attempt: impl Future<Output = ()> + Send + 'static) {
         let task = self.running.spawn(attempt).id();
-        self.in_hand.insert(task, id);
+        self.in_hand.insert(task, (id, is_failing));
+    }
+
+    fn failing(&self) -> usize {
+        self.in_hand.values().filter(|(_, is_failing)| *is_failing).count()
     }
 
     /// One has ended, and perhaps others.

@@ -22,6 +22,7 @@ CREATE TABLE callbacks (
 ) STRICT;
 CREATE INDEX callbacks_due ON callbacks (next_at);
 CREATE INDEX callbacks_by_receiver ON callbacks (receiver, next_at);
+CREATE INDEX callbacks_failing ON callbacks (receiver) WHERE attempts > 0;
 CREATE INDEX callbacks_by_task ON callbacks (task_id);
 
 -- A trigger, so that whatever statement ends a task leaves no end out.

@@ -46,17 +46,19 @@ pub struct DueCallback {
     pub row: TaskRow,
 }
 
-/// Of each receiver the first that are due. Those in hand are the first of theirs, so they take its room.
+/// Of each receiver the first that are due, and whether it has failed others. Those in hand are the first of theirs, so
+/// they take its room.
 const DUE: &str = "WITH RECURSIVE receivers (name) AS (
         SELECT min(receiver) FROM callbacks
         UNION ALL SELECT (SELECT min(receiver) FROM callbacks WHERE receiver > name) FROM receivers
             WHERE name IS NOT NULL)
-    SELECT c.id FROM receivers CROSS JOIN callbacks AS c ON c.seq IN
+    SELECT c.id, EXISTS (SELECT 1 FROM callbacks WHERE receiver = name AND attempts > 0) AS is_failing FROM receivers CROSS JOIN callbacks AS c ON c.seq IN
         (SELECT seq FROM callbacks WHERE receiver = name AND next_at <= ?1 ORDER BY next_at, seq LIMIT ?2)
-    WHERE c.id NOT IN (SELECT value FROM json_each(?3)) ORDER BY c.next_at LIMIT ?4";
+    WHERE c.id NOT IN (SELECT value FROM json_each(?3)) ORDER BY is_failing, c.next_at LIMIT ?4";
 
 impl Store {
-    /// The ids of callbacks that are due, at most `room`, and of one receiver at most `each` with those in hand.
+    /// The ids of callbacks that are due, at most `room`, and of one receiver at most `each` with those in hand; last,
+    /// and marked, those whose receiver fails.
     ///
     /// # Errors
     /// The database failed.
@@ -66,8 +68,8 @@ impl Store {
         in_hand: &[&str],
         each: u32,
         room: u32,
-    ) -> Result<Vec<String>, StoreError> {
-        let due = sqlx::query_scalar(DUE).bind(now).bind(each).bind(json(&in_hand)?).bind(room);
+    ) -> Result<Vec<(String, bool)>, StoreError> {
+        let due = sqlx::query_as(DUE).bind(now).bind(each).bind(json(&in_hand)?).bind(room);
         Ok(due.fetch_all(&self.readers).await?)
     }
 

@@ -23,7 +23,7 @@ fn always(id: &str) -> NewTask {
 /// What is to be posted: of which tasks, and how each ended.
 async fn outbox(store: &Store) -> Vec<(String, State)> {
     let mut all = Vec::new();
-    for id in store.due_callbacks(UnixMs::MAX, &[], ROOM, ROOM).await.unwrap() {
+    for (id, _) in store.due_callbacks(UnixMs::MAX, &[], ROOM, ROOM).await.unwrap() {
         let row = store.callback(&id).await.unwrap().unwrap().row;
         all.push((row.accepted.id, row.state));
     }
@@ -38,7 +38,7 @@ async fn end(store: &Store, id: &str, report: Report) {
 async fn only(store: &Store) -> DueCallback {
     let due = store.due_callbacks(UnixMs::MAX, &[], EACH, ROOM).await.unwrap();
     assert_eq!(due.len(), 1, "{due:?}");
-    store.callback(&due[0]).await.unwrap().unwrap()
+    store.callback(&due[0].0).await.unwrap().unwrap()
 }
 
 #[tokio::test]
@@ -105,18 +105,22 @@ async fn a_receiver_takes_its_own_room_only() {
     }
     let due = store.due_callbacks(NOW + 1, &[], EACH, ROOM).await.unwrap();
     let mut receivers = Vec::new();
-    for id in &due {
-        receivers.push(store.callback(id).await.unwrap().unwrap().row.accepted.callback.unwrap().receiver);
+    let later = CallbackStanding { attempts: 1, error: Some("x".to_owned()), next_at: Some(NOW + 9) };
+    for (id, is_failing) in &due {
+        let receiver = store.callback(id).await.unwrap().unwrap().row.accepted.callback.unwrap().receiver;
+        if receiver == "https://a" {
+            store.mark_callback(id, later.clone()).await.unwrap();
+        }
+        receivers.push((receiver, *is_failing));
     }
     receivers.sort();
-    assert_eq!(receivers, ["https://a", "https://a", "https://a", "https://a", "https://b"]);
-    let in_hand: Vec<&str> = due.iter().map(String::as_str).collect();
+    let (a, b) = (("https://a".to_owned(), false), ("https://b".to_owned(), false));
+    assert_eq!(receivers, [a.clone(), a.clone(), a.clone(), a, b]);
+    let next = store.due_callbacks(NOW + 1, &[], EACH, ROOM).await.unwrap();
+    let failing: Vec<bool> = next.iter().map(|(_, is_failing)| *is_failing).collect();
+    assert_eq!(failing, [false, true, true, true, true], "who fails comes last");
+    let in_hand: Vec<&str> = next.iter().map(|(id, _)| id.as_str()).collect();
     assert!(store.due_callbacks(NOW + 1, &in_hand, EACH, ROOM).await.unwrap().is_empty());
-    let later = CallbackStanding { attempts: 1, error: Some("x".to_owned()), next_at: Some(NOW + 9) };
-    for id in &due {
-        store.mark_callback(id, later.clone()).await.unwrap();
-    }
-    assert_eq!(store.due_callbacks(NOW + 1, &[], EACH, ROOM).await.unwrap().len(), 4);
     assert_eq!(store.next_callback(NOW + 1).await.unwrap(), Some(NOW + 9));
     assert_eq!(store.due_callbacks(NOW + 1, &[], EACH, 2).await.unwrap().len(), 2);
 }
