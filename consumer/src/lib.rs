@@ -8,7 +8,6 @@ pub mod args;
 pub mod config;
 pub mod context;
 pub mod disposition;
-pub(crate) mod fetch;
 pub mod handler;
 pub mod options;
 pub mod registry;

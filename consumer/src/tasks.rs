@@ -25,7 +25,6 @@ mod send_email;
 mod sleep;
 
 use crate::config::TaskSettings;
-use crate::fetch::Fetcher;
 use crate::registry::Registry;
 
 /// All tasks. The fault tasks harm the worker on purpose: they are for tests of it.
@@ -33,7 +32,7 @@ use crate::registry::Registry;
 /// # Errors
 /// A setting that a task cannot use, by its name.
 pub fn registry(settings: &TaskSettings) -> anyhow::Result<Registry> {
-    let fetcher = Fetcher::new(settings)?;
+    let fetcher = settings.fetcher()?;
     let tasks = Registry::new()
         .register(add::Add)
         .register(always_fails::AlwaysFails)

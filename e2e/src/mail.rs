@@ -115,5 +115,5 @@ pub fn python() -> Result<PathBuf> {
     let current = std::env::current_exe()?;
     let mut near = current.ancestors().map(|dir| dir.join("python/bin/python")).take(5);
     near.find(|path| Path::is_file(path))
-        .context("no Python with aiosmtpd and schemathesis: run `deploy/install --test` first")
+        .context("no Python with the packages of e2e/requirements.txt: run `deploy/install --test` first")
 }

@@ -7,6 +7,7 @@ mod arguments;
 mod attempts;
 mod batch;
 mod body;
+mod callback;
 mod catalog;
 mod depth;
 mod events;
@@ -43,6 +44,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::problem::Problem;
 pub use self::server::server;
+pub use self::view::{TaskView, time};
 use crate::reason::{Line, reason};
 use crate::relay::Route;
 use crate::rules::Limits;

@@ -17,6 +17,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::api::{self, Api};
+use crate::callbacks::Callbacks;
+use crate::callbacks::receivers::Receivers;
 use crate::clock;
 use crate::config::Config;
 use crate::control::{self, Control};
@@ -99,6 +101,7 @@ struct Producer {
     keyring: Arc<Keyring>,
     broker: Broker,
     table: Table,
+    receivers: Receivers,
     workers: Workers,
     tracker: TaskTracker,
     faults: (mpsc::Sender<anyhow::Error>, mpsc::Receiver<anyhow::Error>),
@@ -109,6 +112,7 @@ struct Producer {
 impl Producer {
     fn new(config: Config, queues: Vec<String>, store: Store, keyring: Arc<Keyring>) -> anyhow::Result<Self> {
         let broker = Broker::new(config.amqp_url.clone(), "errand-producer")?;
+        let receivers = Receivers::parse(&config.callback_allow).map_err(|error| anyhow!("CALLBACK_ALLOW: {error}"))?;
         let own: Vec<String> = queues.iter().filter(|queue| !config.foreign_queues.contains(queue)).cloned().collect();
         let table = config.topology.shared(&own).and(config.topology.reply_queue(store.id()));
         Ok(Self {
@@ -118,6 +122,7 @@ impl Producer {
             keyring,
             broker,
             table,
+            receivers,
             workers: Workers::new(),
             tracker: TaskTracker::new(),
             faults: mpsc::channel(4),
@@ -135,6 +140,7 @@ impl Producer {
         self.start_replies(&publisher);
         let questions = self.start_control(&publisher);
         self.start_heartbeats(questions);
+        self.start_callbacks()?;
         self.spawn("clock", clock::run(self.store.clone(), self.config.result_ttl, self.stop.clone()));
         self.spawn("metrics", upkeep(metrics.clone(), self.stop.clone()));
         let api = Arc::new(Api {
@@ -255,6 +261,14 @@ impl Producer {
         self.spawn("heartbeats", self.workers.clone().run(self.store.clone(), deliveries, questions));
     }
 
+    fn start_callbacks(&self) -> anyhow::Result<()> {
+        let (store, workers, receivers) = (self.store.clone(), self.workers.clone(), self.receivers.clone());
+        let callbacks = Callbacks::new(store, workers, receivers, &self.config.callback_nameservers)
+            .map_err(|error| anyhow!("CALLBACK_NAMESERVERS: {error}"))?;
+        self.spawn("callbacks", callbacks.run(self.stop.clone()));
+        Ok(())
+    }
+
     fn subscribe(&self, subscribe: Subscribe) -> mpsc::Receiver<protocol::amqp::Delivery> {
         let (task, deliveries, _) = SubscriptionTask::new(self.broker.clone(), subscribe);
         self.supervise(task.run(self.stop.clone(), self.close.clone()));
@@ -262,7 +276,8 @@ impl Producer {
     }
 
     fn limits(&self) -> Limits {
-        Limits { queues: self.config.queues.clone(), max_time_limit: self.config.max_time_limit }
+        let (queues, receivers) = (self.config.queues.clone(), self.receivers.clone());
+        Limits { queues, max_time_limit: self.config.max_time_limit, receivers }
     }
 
     fn topology(&self) -> Topology {

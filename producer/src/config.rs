@@ -9,6 +9,7 @@ use protocol::amqp::AmqpUrl;
 use protocol::settings::{BadSetting, BrokerSettings, LogSettings, duration, secret_file};
 use protocol::topology::Topology;
 
+use crate::callbacks::command::Callbacks;
 use crate::key::{Scope, Token};
 
 /// Accepts tasks over HTTP, keeps them, publishes them to RabbitMQ and records their results
@@ -31,6 +32,9 @@ pub enum Command {
     /// Make, list and revoke the API keys of the store, while the producer runs or not
     #[command(subcommand)]
     Keys(KeysCommand),
+    /// Look after callbacks; the producer may be running
+    #[command(subcommand)]
+    Callbacks(Callbacks),
 }
 
 /// What is done to API keys.
@@ -121,6 +125,15 @@ pub struct Settings {
     /// The longest time limit that a task may ask for
     #[arg(long, env = "MAX_TIME_LIMIT", default_value = "15m", value_parser = duration)]
     max_time_limit: Duration,
+
+    /// Hosts and networks that callbacks may reach though they are not public, and over http, comma-separated:
+    /// hooks.internal, 10.0.0.0/8
+    #[arg(long, env = "CALLBACK_ALLOW", value_delimiter = ',')]
+    callback_allow: Vec<String>,
+
+    /// DNS servers that callbacks ask, comma-separated (default: the system's)
+    #[arg(long, env = "CALLBACK_NAMESERVERS", value_delimiter = ',')]
+    callback_nameservers: Vec<SocketAddr>,
 }
 
 /// The settings, checked.
@@ -150,6 +163,10 @@ pub struct Config {
     pub require_known_tasks: bool,
     /// The longest time limit.
     pub max_time_limit: Duration,
+    /// Who may be called back though it is not public.
+    pub callback_allow: Vec<String>,
+    /// Who is asked for receivers' addresses; the system's when empty.
+    pub callback_nameservers: Vec<SocketAddr>,
 }
 
 impl Settings {
@@ -176,6 +193,8 @@ impl Settings {
             outbox_cap: self.outbox_cap,
             require_known_tasks: self.require_known_tasks,
             max_time_limit: self.max_time_limit,
+            callback_allow: self.callback_allow.clone(),
+            callback_nameservers: self.callback_nameservers.clone(),
         })
     }
 }

@@ -3,6 +3,7 @@
 mod api;
 mod app;
 mod arguments;
+mod callbacks;
 mod clock;
 mod commands;
 mod config;
@@ -40,6 +41,7 @@ fn run() -> anyhow::Result<ExitCode> {
             let ready = protocol::healthcheck::ready(cli.settings.producer_listen)?;
             return Ok(if ready { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
+        Some(Command::Callbacks(command)) => runtime.block_on(command.run(&cli.settings.database_url)),
         Some(Command::Keys(command)) => runtime.block_on(commands::keys(&cli.settings.database_url, command)),
         None => {
             protocol::amqp::install_crypto_provider();

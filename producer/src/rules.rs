@@ -8,6 +8,8 @@ use protocol::message::truncate;
 use protocol::retry::RetryOptions;
 use serde_json::value::RawValue;
 
+use crate::callbacks::receivers::Receivers;
+
 /// The largest submit over HTTP, and the most bytes of JSON that the arguments of a child have together.
 pub const MAX_BYTES: usize = 256 * 1024;
 /// The deepest nesting of a whole submit or task message, in which every field lies one level down.
@@ -29,12 +31,14 @@ pub const LEAST_SECONDS: f64 = 0.001;
 pub const MAX_QUEUE_BYTES: usize = 64;
 
 /// What this producer accepts.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Limits {
     /// `QUEUES`.
     pub queues: Vec<String>,
     /// The longest time limit.
     pub max_time_limit: Duration,
+    /// Who may be called back.
+    pub receivers: Receivers,
 }
 
 impl Limits {

@@ -6,6 +6,7 @@
 mod api_keys;
 mod attempts;
 mod batch;
+mod callbacks;
 mod children;
 mod column;
 mod control;
@@ -21,6 +22,7 @@ mod read;
 mod relay;
 mod reports;
 mod revoke;
+mod secrets;
 mod stats;
 mod task_types;
 #[cfg(test)]
@@ -39,6 +41,7 @@ use serde_json::value::RawValue;
 pub use api_keys::{ApiKey, KeyLimits, Keybook};
 pub use attempts::Attempt;
 pub use batch::Atomicity;
+pub use callbacks::{Callback, CallbackStanding, DueCallback};
 pub use depth::MAX_AHEAD;
 pub use forget::Forgotten;
 pub use keys::{Accepted, IdempotencyKey};
@@ -46,6 +49,7 @@ pub use list::Filter;
 pub use open::Store;
 pub use quota::Excess;
 pub use revoke::Revocation;
+pub use secrets::{Secret, secret_at};
 pub use stats::Counts;
 pub use task_types::KeptType;
 pub use wake::Wake;
@@ -86,6 +90,8 @@ pub struct NewTask {
     pub expires: Option<UnixMs>,
     /// Whose child it is; `None` for a task that came over HTTP.
     pub parent: Option<Parent>,
+    /// Where its end is posted.
+    pub callback: Option<Callback>,
     /// The API key that it is counted for, and that sees it; a child has its parent's. `None` without keys.
     pub owner: Option<String>,
 }
@@ -216,6 +222,8 @@ pub struct TaskRow {
     pub started_at: Option<UnixMs>,
     /// When it ended.
     pub finished_at: Option<UnixMs>,
+    /// What became of its callback, once that was tried.
+    pub callback: Option<CallbackStanding>,
     /// How many of its queue come before it, where it stands in line and was read.
     pub ahead: Option<u32>,
 }
@@ -239,6 +247,7 @@ impl From<NewTask> for TaskRow {
             retry_at: None,
             started_at: None,
             finished_at: None,
+            callback: None,
             ahead: None,
         }
     }

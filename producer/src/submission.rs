@@ -49,6 +49,7 @@ pub fn read(message: &Message, limits: &Limits, now: UnixMs) -> Result<Child, St
         expires: None,
         parent: None,
         owner: None,
+        callback: None,
     };
     let mut faults = Faults::default();
     if let Some(read) = faults.keep("message", decode(message)) {
@@ -125,7 +126,11 @@ mod tests {
     const NOW: UnixMs = 1_800_000_000_000;
 
     fn limits() -> Limits {
-        Limits { queues: vec!["default".into(), "mail".into()], max_time_limit: Duration::from_mins(15) }
+        Limits {
+            queues: vec!["default".into(), "mail".into()],
+            max_time_limit: Duration::from_mins(15),
+            ..Limits::default()
+        }
     }
 
     fn parent() -> Task {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::Args;
+use fetch::{Allow, Fetcher};
 use secrecy::SecretString;
 
 /// The settings of the tasks that come with the worker, as given. Each task checks its own when it is made.
@@ -56,6 +57,12 @@ pub struct TaskSettings {
 }
 
 impl TaskSettings {
+    /// The client of tasks that fetch.
+    pub(crate) fn fetcher(&self) -> anyhow::Result<Fetcher> {
+        let allow = Allow::parse(&self.fetch_allow).context("FETCH_ALLOW")?;
+        Fetcher::new(allow, &self.fetch_nameservers).context("FETCH_NAMESERVERS")
+    }
+
     /// The mail server's URL, read from the file when one is named.
     pub(crate) fn smtp_url(&self) -> anyhow::Result<Option<SecretString>> {
         let Some(path) = &self.smtp_url_file else { return Ok(self.smtp_url.clone().map(SecretString::from)) };

@@ -1,20 +1,21 @@
 //! `fetch_url(url, method="GET", headers={}, timeout=30)`: sends one HTTP request and returns what was answered.
 //!
-//! Only public addresses are reached, and those that the operator allows: see [`fetch`](crate::fetch).
+//! Only public addresses are reached, and those that the operator allows: see [`fetch`].
 
 use std::collections::BTreeMap;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, SET_COOKIE};
+use fetch::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, SET_COOKIE};
+use fetch::{FetchError, Fetcher, Method, Request};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
+use super::remote::task_error;
 use super::seconds::Seconds;
 use crate::context::{Cancelled, Context};
-use crate::fetch::{FetchError, Fetcher, Method, Request};
 use crate::handler::{Handler, TaskError};
 use crate::options::TaskOptions;
 
@@ -98,7 +99,7 @@ impl Handler for FetchUrl {
         let headers = request_headers(headers, method, &ctx)?;
         let request = Request { method: method.into(), headers, ..Request::get(url, deadline) };
         tokio::select! {
-            answer = self.fetch(request) => Ok(answer?),
+            answer = self.fetch(request) => answer.map_err(|error| task_error(&error)),
             // A shutdown leaves a grace period, which is longer than most answers take.
             reason = ctx.cancelled_by(|reason| reason != Cancelled::Shutdown) => Err(reason.into()),
         }
@@ -207,7 +208,7 @@ mod tests {
     use serde_json::json;
 
     fn fetch_url() -> FetchUrl {
-        FetchUrl { fetcher: Fetcher::new(&TaskSettings::default()).unwrap(), max_bytes: 1024 }
+        FetchUrl { fetcher: TaskSettings::default().fetcher().unwrap(), max_bytes: 1024 }
     }
 
     async fn error_of(kwargs: &serde_json::Value) -> (String, String) {
@@ -279,7 +280,7 @@ mod tests {
         // It accepts connections and says nothing.
         let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let settings = TaskSettings { fetch_allow: vec!["127.0.0.1".to_owned()], ..TaskSettings::default() };
-        fetch.fetcher = Fetcher::new(&settings).unwrap();
+        fetch.fetcher = settings.fetcher().unwrap();
         let kwargs = json!({"url": format!("http://{}/", silent.local_addr().unwrap())});
         let error = run.call(fetch, "[]", &kwargs.to_string()).await.unwrap_err();
         assert_eq!(error.error().kind, "SoftTimeLimitExceeded");

@@ -10,6 +10,7 @@ mod text;
 
 use std::collections::BTreeMap;
 
+use fetch::Fetcher;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::task::yield_now;
@@ -21,7 +22,6 @@ use self::table::Table;
 use self::text::Text;
 use crate::config::TaskSettings;
 use crate::context::{Cancelled, Context};
-use crate::fetch::Fetcher;
 use crate::handler::{Handler, TaskError};
 use crate::tasks::remote;
 

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use fetch::Fetcher;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -19,7 +20,6 @@ use self::artifact::{Artifacts, FileName};
 use self::picture::Picture;
 use crate::config::TaskSettings;
 use crate::context::{Cancelled, Context};
-use crate::fetch::Fetcher;
 use crate::handler::{Handler, TaskError};
 use crate::options::{ResourceLimits, TaskOptions};
 

@@ -5,6 +5,7 @@ mod api_keys;
 mod attempts;
 mod bad_input;
 mod batch;
+mod callbacks;
 mod catalog;
 mod children;
 mod commands;

@@ -4,6 +4,7 @@ mod value;
 
 use actix_web::http::StatusCode;
 use protocol::retry::RetryOptions;
+use protocol::state::State;
 use serde::Deserialize;
 use serde::de::{MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -11,7 +12,7 @@ use serde_json::value::RawValue;
 use self::value::{array, number, object, string, time};
 use super::problem::{FieldError, Problem};
 use crate::rules::{self, Limits};
-use crate::store::{NewTask, UnixMs};
+use crate::store::{Callback, NewTask, UnixMs};
 
 /// Checks the body. All bad fields are reported together.
 ///
@@ -39,7 +40,7 @@ pub fn check(raw: &RawValue, limits: &Limits, now: UnixMs) -> Result<NewTask, Ve
     };
     let mut fields = Fields { members, errors: Vec::new(), now };
     let task = fields.task(limits);
-    fields.refuse_unknown();
+    fields.refuse_others(&KNOWN, "is not a field of a task");
     if fields.errors.is_empty() { Ok(task) } else { Err(fields.errors) }
 }
 
@@ -92,6 +93,7 @@ impl<'a> Fields<'a> {
         let (time_limit, soft_time_limit) = self.time_limits(limits);
         let id = self.field("task_id", task_id).unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
         let retry = self.field("retry", retry).unwrap_or_default();
+        let callback = self.callback(limits);
         NewTask {
             id,
             task,
@@ -107,6 +109,7 @@ impl<'a> Fields<'a> {
             expires,
             parent: None,
             owner: None,
+            callback,
         }
     }
 
@@ -169,11 +172,27 @@ impl<'a> Fields<'a> {
         (hard, soft)
     }
 
+    fn callback(&mut self, limits: &Limits) -> Option<Callback> {
+        let raw = self.field("callback", |raw| object(raw).map(|_| raw))?;
+        let Members(members) = serde_json::from_str(raw.get()).unwrap_or(Members(Vec::new()));
+        let mut own = Fields { members, errors: Vec::new(), now: self.now };
+        let events = own.field("events", events).unwrap_or_else(|| ENDS.to_vec());
+        let before = own.errors.len();
+        let callback = own.field("url", |raw| limits.receivers.callback(&string(raw)?, events));
+        if callback.is_none() && own.errors.len() == before {
+            own.refuse("url", "is required");
+        }
+        own.refuse_others(&["url", "events"], "is not a field of a callback");
+        let within = |error: FieldError| FieldError { pointer: format!("/callback{}", error.pointer), ..error };
+        self.errors.extend(own.errors.into_iter().map(within));
+        callback
+    }
+
     /// A misspelled option must not be ignored in silence.
-    fn refuse_unknown(&mut self) {
+    fn refuse_others(&mut self, known: &[&str], detail: &str) {
         for (name, _) in std::mem::take(&mut self.members).into_iter().take(MAX_UNKNOWN) {
-            let known = KNOWN.contains(&name.as_str());
-            self.refuse(&name, if known { "is given twice" } else { "is not a field of a task" });
+            let known = known.contains(&name.as_str());
+            self.refuse(&name, if known { "is given twice" } else { detail });
         }
     }
 }
@@ -182,7 +201,7 @@ impl<'a> Fields<'a> {
 const MAX_UNKNOWN: usize = 100;
 
 /// Every field of a submit.
-pub const KNOWN: [&str; 12] = [
+pub const KNOWN: [&str; 13] = [
     "task",
     "args",
     "kwargs",
@@ -195,6 +214,7 @@ pub const KNOWN: [&str; 12] = [
     "soft_time_limit",
     "task_id",
     "retry",
+    "callback",
 ];
 
 fn task_id(raw: &RawValue) -> Result<String, String> {
@@ -207,6 +227,18 @@ fn retry(raw: &RawValue) -> Result<RetryOptions, String> {
     object(raw)?;
     let chosen: RetryOptions = serde_json::from_str(raw.get()).map_err(|error| error.to_string())?;
     rules::retry(&chosen).map(|()| chosen)
+}
+
+/// The states that a callback may be for.
+pub const ENDS: [State; 3] = [State::Success, State::Failure, State::Revoked];
+
+fn events(raw: &RawValue) -> Result<Vec<State>, String> {
+    let events: Option<Vec<State>> = number(raw);
+    let fits = |events: &Vec<State>| {
+        let is_once = |place: usize| !events[..place].contains(&events[place]);
+        !events.is_empty() && (0..events.len()).all(|place| ENDS.contains(&events[place]) && is_once(place))
+    };
+    events.filter(fits).ok_or_else(|| format!("must be some of {}, each once", ENDS.map(State::name).join(", ")))
 }
 
 #[cfg(test)]

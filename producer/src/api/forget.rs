@@ -12,7 +12,7 @@ use crate::store::Forgotten;
 
 /// Forget a task
 ///
-/// Only one that has ended. Nothing of it is kept.
+/// Only one that has ended. Nothing of it is kept: a callback that was not delivered yet never is.
 #[utoipa::path(delete, path = "/v1/tasks/{id}", tag = "tasks",
     params(("id" = inline(TaskId), Path, description = "Its id")),
     responses(

@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
+use super::callback::CallbackView;
 use super::openapi::schemas::{Any, ErrorView, StateName};
 use crate::store::{TaskRow, UnixMs};
 
@@ -53,6 +54,7 @@ pub struct TaskView {
     started_at: Option<String>,
     #[schema(format = DateTime)]
     finished_at: Option<String>,
+    callback: Option<CallbackView>,
     links: Links,
 }
 
@@ -100,6 +102,7 @@ impl TaskView {
             expires: time(task.expires),
             started_at: time(row.started_at),
             finished_at: time(row.finished_at),
+            callback: CallbackView::of(row),
         }
     }
 }

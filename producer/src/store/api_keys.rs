@@ -1,13 +1,10 @@
 //! The rows of API keys. How many tasks of each are unfinished is counted by triggers.
 
-use std::str::FromStr;
-use std::time::Duration;
-
 use protocol::timestamp::now_ms;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteRow, SqliteSynchronous};
-use sqlx::{ConnectOptions, Row, SqliteConnection};
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Row, SqliteConnection};
 
-use super::open::{OpenError, migrate};
+use super::open::{OpenError, connect_beside};
 use super::{Store, StoreError, UnixMs};
 use crate::key::{Scope, SecretHash, Token};
 
@@ -65,19 +62,7 @@ impl Keybook {
     /// # Errors
     /// See [`OpenError`]; a store of another version is in use.
     pub async fn open(url: &str) -> Result<Self, OpenError> {
-        let options = SqliteConnectOptions::from_str(url).map_err(|_| OpenError::Url)?;
-        let options = options
-            .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            .busy_timeout(Duration::from_secs(10))
-            .disable_statement_logging();
-        let mut connection = options.connect().await?;
-        let known = "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'api_keys')";
-        if !sqlx::query_scalar::<_, bool>(known).fetch_one(&mut connection).await? {
-            migrate(&mut connection, options.get_filename()).await?;
-        }
-        Ok(Self(connection))
+        Ok(Self(connect_beside(url).await?))
     }
 
     /// Adds a key.

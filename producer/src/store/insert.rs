@@ -7,7 +7,7 @@ use sqlx::SqliteConnection;
 
 use super::column::json;
 use super::write::{Changes, Write};
-use super::{NewTask, Placed, Stage, Store, StoreError, quota};
+use super::{Callback, NewTask, Placed, Stage, Store, StoreError, quota};
 
 impl Store {
     /// Stores the task; it is on disk when this returns.
@@ -40,13 +40,14 @@ struct Row<'a>(
     Option<&'a str>,
     Option<&'a str>,
     Option<&'a str>,
+    Option<&'a Callback>,
 );
 
 const INSERT: &str = "INSERT INTO tasks (id, task, queue, priority, args, kwargs, retry, time_limit, soft_time_limit,
-        created_at, eta, expires, stage, due_at, parent_id, root_id, owner)
+        created_at, eta, expires, stage, due_at, parent_id, root_id, owner, callback)
     SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value -> 4, value -> 5, value -> 6, value ->> 7,
         value ->> 8, value ->> 9, value ->> 10, value ->> 11, value ->> 12, value ->> 13,
-        value ->> 14, value ->> 15, value ->> 16
+        value ->> 14, value ->> 15, value ->> 16, nullif(value -> 17, 'null')
     FROM json_each(?) WHERE true
     ON CONFLICT (id) DO NOTHING
     RETURNING id";
@@ -99,5 +100,6 @@ fn row(task: &NewTask) -> Row<'_> {
         task.parent.as_ref().map(|parent| parent.id.as_str()),
         task.parent.as_ref().map(|parent| parent.root_id.as_str()),
         task.owner.as_deref(),
+        task.callback.as_ref(),
     )
 }

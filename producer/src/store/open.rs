@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use sqlx::ConnectOptions;
 use sqlx::migrate::Migrator;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{ConnectOptions, SqliteConnection};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 
@@ -72,16 +72,8 @@ impl Store {
     /// # Errors
     /// See [`OpenError`].
     pub async fn open(url: &str, tracker: &TaskTracker) -> Result<Self, OpenError> {
-        let options = SqliteConnectOptions::from_str(url).map_err(|_| OpenError::Url)?;
+        let options = options(url)?;
         let lock = lock(options.get_filename())?;
-        // FULL: a commit is on disk before it is answered. Group commit pays for it.
-        let options = options
-            .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            .busy_timeout(Duration::from_secs(5))
-            .pragma("wal_autocheckpoint", "4000")
-            .disable_statement_logging();
         let mut connection = options.connect().await?;
         check(&mut connection).await?;
         MIGRATIONS.run(&mut connection).await?;
@@ -94,7 +86,7 @@ impl Store {
         let watches = Arc::<Watches>::default();
         let committing =
             Writer::new(connection, requests, wake.clone(), outstanding.clone(), control.clone(), watches.clone());
-        tracker.spawn(committing.run());
+        tracker.spawn(committing.await?.run());
         let tracker = tracker.clone();
         Ok(Self { readers, writes, outstanding, control, watches, tracker, wake, id: id.into(), _lock: Arc::new(lock) })
     }
@@ -130,10 +122,31 @@ impl Store {
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 
-/// Brings the schema up to date for a process that is not the owner, and keeps an owner out meanwhile.
-pub(super) async fn migrate(connection: &mut sqlx::SqliteConnection, database: &Path) -> Result<(), OpenError> {
-    let _lock = lock(database)?;
-    Ok(MIGRATIONS.run(connection).await?)
+fn options(url: &str) -> Result<SqliteConnectOptions, OpenError> {
+    let options = SqliteConnectOptions::from_str(url).map_err(|_| OpenError::Url)?;
+    // FULL: a commit is on disk before it is answered. Group commit pays for it.
+    Ok(options
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .busy_timeout(Duration::from_secs(5))
+        .pragma("wal_autocheckpoint", "4000")
+        .disable_statement_logging())
+}
+
+/// A connection for an operator's command. The producer that may run on the store has brought its schema up to date;
+/// when none does, this does.
+pub(super) async fn connect_beside(url: &str) -> Result<SqliteConnection, OpenError> {
+    let options = options(url)?;
+    let lock = match lock(options.get_filename()) {
+        Err(OpenError::InUse(_)) => None,
+        lock => Some(lock?),
+    };
+    let mut connection = options.connect().await?;
+    if lock.is_some() {
+        MIGRATIONS.run(&mut connection).await?;
+    }
+    Ok(connection)
 }
 
 /// sqlx's migration lock does nothing on SQLite, so one owner is made sure of by a file lock, held for the process.
@@ -148,19 +161,19 @@ fn lock(database: &Path) -> Result<File, OpenError> {
     }
 }
 
-async fn check(connection: &mut sqlx::SqliteConnection) -> Result<(), OpenError> {
+async fn check(connection: &mut SqliteConnection) -> Result<(), OpenError> {
     let verdict: String = sqlx::query_scalar("PRAGMA quick_check(1)").fetch_one(connection).await?;
     if verdict == "ok" { Ok(()) } else { Err(OpenError::Corrupt(verdict)) }
 }
 
-async fn store_id(connection: &mut sqlx::SqliteConnection) -> Result<String, sqlx::Error> {
+async fn store_id(connection: &mut SqliteConnection) -> Result<String, sqlx::Error> {
     let made = uuid::Uuid::now_v7().simple().to_string();
     let insert = "INSERT INTO store (id) SELECT ? WHERE NOT EXISTS (SELECT 1 FROM store)";
     sqlx::query(insert).bind(made).execute(&mut *connection).await?;
     sqlx::query_scalar("SELECT id FROM store").fetch_one(connection).await
 }
 
-async fn count_outstanding(connection: &mut sqlx::SqliteConnection) -> Result<i64, sqlx::Error> {
+async fn count_outstanding(connection: &mut SqliteConnection) -> Result<i64, sqlx::Error> {
     // What is not due yet does not count, unless it was due before and the broker lost it.
     let count = "SELECT (SELECT sum(tasks) FROM counts WHERE place IN ('waiting', 'queued', 'running', 'retrying'))
         + (SELECT count(*) FROM tasks WHERE stage = 'scheduled' AND lost > 0)";

@@ -41,6 +41,7 @@ pub(super) fn task_row(row: &SqliteRow) -> Result<TaskRow, sqlx::Error> {
         retry_at: row.try_get("retry_at")?,
         started_at: row.try_get("started_at")?,
         finished_at: row.try_get("finished_at")?,
+        callback: optional_raw(row, "callback_standing")?.map(|raw| from_json(&raw)).transpose()?,
         ahead: None,
     })
 }
@@ -61,5 +62,6 @@ fn accepted(row: &SqliteRow) -> Result<NewTask, sqlx::Error> {
         expires: row.try_get("expires")?,
         parent: parent(row)?,
         owner: row.try_get("owner")?,
+        callback: optional_raw(row, "callback")?.map(|raw| from_json(&raw)).transpose()?,
     })
 }

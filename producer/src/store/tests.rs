@@ -2,6 +2,7 @@
 
 mod api_keys;
 mod attempts;
+mod callbacks;
 mod children;
 mod control;
 mod cost;
@@ -42,6 +43,7 @@ pub(crate) fn new_task(id: &str) -> NewTask {
         expires: None,
         parent: None,
         owner: None,
+        callback: None,
     }
 }
 

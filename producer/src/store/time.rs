@@ -92,8 +92,9 @@ async fn expire(connection: &mut SqliteConnection, now: UnixMs, changes: &mut Ch
     Ok(())
 }
 
-const PRUNE: &str = "DELETE FROM tasks
-    WHERE seq IN (SELECT seq FROM tasks WHERE finished_at < ?1 ORDER BY finished_at LIMIT ?2)";
+/// What is to be posted is kept until it was, or was given up.
+const PRUNE: &str = "DELETE FROM tasks WHERE seq IN (SELECT seq FROM tasks WHERE finished_at < ?1
+    AND (callback IS NULL OR id NOT IN (SELECT task_id FROM callbacks)) ORDER BY finished_at LIMIT ?2)";
 
 pub(super) async fn prune(connection: &mut SqliteConnection, before: UnixMs) -> Result<u64, sqlx::Error> {
     Ok(sqlx::query(PRUNE).bind(before).bind(CHUNK).execute(connection).await?.rows_affected())

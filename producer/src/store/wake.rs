@@ -9,10 +9,12 @@ pub struct Wake {
     pub relay: watch::Sender<()>,
     /// A row was stored that becomes due or expires later.
     pub clock: Notify,
+    /// A task ended whose end is to be posted.
+    pub callbacks: Notify,
 }
 
 impl Default for Wake {
     fn default() -> Self {
-        Self { relay: watch::Sender::new(()), clock: Notify::new() }
+        Self { relay: watch::Sender::new(()), clock: Notify::new(), callbacks: Notify::new() }
     }
 }

@@ -9,8 +9,8 @@ use super::control::Hand;
 use super::revoke::{Chunk, PurgeChunk, Revocation, Revoke};
 use super::watch::{News, Watches};
 use super::{
-    Accepted, Atomicity, Child, Counted, Forgotten, IdempotencyKey, KeptType, NewTask, Placed, Published, Recorded,
-    StoreError, UnixMs, Whose,
+    Accepted, Atomicity, CallbackStanding, Child, Counted, Forgotten, IdempotencyKey, KeptType, NewTask, Placed,
+    Published, Recorded, Secret, StoreError, UnixMs, Whose,
 };
 
 /// A request and who waits for its commit.
@@ -30,6 +30,8 @@ pub(super) enum Write {
     Revoke(Revoke, Done<Revocation>),
     Purge(PurgeChunk, Done<Chunk>),
     Pause(String, Option<UnixMs>, Done<()>),
+    Callback(String, CallbackStanding, Done<()>),
+    Secret(String, Secret, UnixMs, Done<()>),
 }
 
 /// Who waits for a request's commit.
@@ -45,6 +47,8 @@ impl Write {
             | Self::Tick(_, done)
             | Self::Probe(done)
             | Self::Pause(_, _, done)
+            | Self::Callback(_, _, done)
+            | Self::Secret(_, _, _, done)
             | Self::TaskTypes(_, done) => drop(done.send(Err(error))),
             Self::Replies(_, _, done) => drop(done.send(Err(error))),
             Self::Revoke(_, done) => drop(done.send(Err(error))),

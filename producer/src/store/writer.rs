@@ -2,17 +2,18 @@
 //! one fsync. It starts at once when idle and waits for no timer.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use sqlx::SqliteConnection;
+use sqlx::sqlite::SqliteOperation;
 use tokio::sync::mpsc;
 
 use super::control::Control;
 use super::watch::{News, Watches};
 use super::write::{Changes, Done, Write};
 use super::{
-    Accepted, Child, Counted, Placed, Recorded, StoreError, Wake, batch, children, control, forget, insert, keys, lost,
-    relay, reports, revoke, task_types, time, watch,
+    Accepted, Child, Counted, Placed, Recorded, StoreError, Wake, batch, callbacks, children, control, forget, insert,
+    keys, lost, relay, reports, revoke, secrets, task_types, time, watch,
 };
 
 /// The most requests in one commit.
@@ -25,21 +26,30 @@ pub(super) struct Writer {
     outstanding: Arc<AtomicI64>,
     control: Arc<Control>,
     watches: Arc<Watches>,
+    /// Whether a trigger wrote callbacks since the last commit.
+    called_back: Arc<AtomicBool>,
 }
 
 /// Answers a request with the fate of its commit.
 type Answer = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
 
 impl Writer {
-    pub(super) fn new(
-        connection: SqliteConnection,
+    pub(super) async fn new(
+        mut connection: SqliteConnection,
         requests: mpsc::Receiver<Write>,
         wake: Arc<Wake>,
         outstanding: Arc<AtomicI64>,
         control: Arc<Control>,
         watches: Arc<Watches>,
-    ) -> Self {
-        Self { connection, requests, wake, outstanding, control, watches }
+    ) -> Result<Self, sqlx::Error> {
+        let called_back = Arc::new(AtomicBool::new(false));
+        let seen = called_back.clone();
+        connection.lock_handle().await?.set_update_hook(move |change| {
+            if change.table == callbacks::TABLE && matches!(change.operation, SqliteOperation::Insert) {
+                seen.store(true, Ordering::Relaxed);
+            }
+        });
+        Ok(Self { connection, requests, wake, outstanding, control, watches, called_back })
     }
 
     /// Commits until every handle to the store is gone.
@@ -88,6 +98,9 @@ impl Writer {
         }
         if changes.clock {
             self.wake.clock.notify_one();
+        }
+        if self.called_back.swap(false, Ordering::Relaxed) {
+            self.wake.callbacks.notify_one();
         }
     }
 
@@ -174,6 +187,8 @@ async fn apply(
         Write::Revoke(revoke, done) => settle(done, revoke::revoke(connection, &revoke, control, changes).await),
         Write::Purge(chunk, done) => settle(done, revoke::purge(connection, &chunk, control, changes).await),
         Write::Pause(queue, at, done) => settle(done, control::pause(connection, &queue, at, changes).await),
+        Write::Callback(id, standing, done) => settle(done, callbacks::mark(connection, &id, &standing).await),
+        Write::Secret(owner, secret, now, done) => settle(done, secrets::make(connection, &owner, &secret, now).await),
         Write::Prune(before, done) => settle(done, time::prune(connection, before).await),
     }
 }

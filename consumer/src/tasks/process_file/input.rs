@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use fetch::{Fetcher, Response};
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt, Take};
 
 use super::PIECE;
 use super::folder::{Folder, read_failed};
 use crate::context::Context;
-use crate::fetch::{Fetcher, Response};
 use crate::handler::TaskError;
 use crate::tasks::remote;
 
@@ -48,7 +48,7 @@ impl Input {
     /// More of them, `None` at the end.
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, TaskError> {
         match self {
-            Self::Body { response, .. } => Ok(response.chunk().await?),
+            Self::Body { response, .. } => response.chunk().await.map_err(|error| remote::task_error(&error)),
             Self::File { content, .. } => {
                 let mut chunk = BytesMut::with_capacity(PIECE);
                 let read = content.read_buf(&mut chunk).await.map_err(|error| read_failed("the file", &error))?;

@@ -9,7 +9,7 @@ use crate::testing::TestRun;
 
 fn task(dir: &Path) -> ProcessFile {
     let settings = TaskSettings { files_dir: Some(dir.to_owned()), ..TaskSettings::default() };
-    ProcessFile::new(&settings, Fetcher::new(&settings).unwrap()).unwrap()
+    ProcessFile::new(&settings, settings.fetcher().unwrap()).unwrap()
 }
 
 async fn call(run: &TestRun, dir: &Path, kwargs: Value) -> Result<Value, String> {

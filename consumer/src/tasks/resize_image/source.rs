@@ -5,9 +5,9 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use fetch::Fetcher;
 
 use crate::context::Context;
-use crate::fetch::Fetcher;
 use crate::handler::TaskError;
 use crate::tasks::remote;
 
@@ -29,7 +29,7 @@ pub(super) async fn read(source: &str, fetcher: &Fetcher, ctx: &Context) -> Resu
         return decode(source);
     }
     let response = remote::get(fetcher, source, LONGEST, ctx).await?;
-    Ok(response.bytes(MAX_BYTES).await?.into())
+    response.bytes(MAX_BYTES).await.map(Into::into).map_err(|error| remote::task_error(&error))
 }
 
 /// What follows `data:…;base64,`, `None` when it is not a data URL.

@@ -41,7 +41,7 @@ fn png(width: u32, height: u32, depth: u8, colour: u8) -> Vec<u8> {
 
 async fn resize(dir: Option<&Path>, kwargs: Value) -> Result<Value, (String, String)> {
     let settings = TaskSettings { artifacts_dir: dir.map(ToOwned::to_owned), ..TaskSettings::default() };
-    let task = ResizeImage::new(&settings, Fetcher::new(&settings).unwrap()).unwrap();
+    let task = ResizeImage::new(&settings, settings.fetcher().unwrap()).unwrap();
     let result = TestRun::new().call(task, "[]", &kwargs.to_string()).await;
     let told = |error: TaskError| (error.error().kind.clone(), error.error().message.clone());
     Ok(serde_json::from_str(result.map_err(told)?.get()).unwrap())

@@ -188,7 +188,7 @@ mod tests {
     const NOW: UnixMs = 1_800_000_000_000;
 
     fn limits() -> Limits {
-        Limits { queues: vec!["default".into()], max_time_limit: Duration::from_mins(15) }
+        Limits { queues: vec!["default".into()], max_time_limit: Duration::from_mins(15), ..Limits::default() }
     }
 
     fn array_of(body: &str) -> Result<Checked, Problem> {

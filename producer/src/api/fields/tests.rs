@@ -11,7 +11,11 @@ use super::*;
 const NOW: UnixMs = 1_800_000_000_000;
 
 fn limits() -> Limits {
-    Limits { queues: vec!["mail".into(), "default".into()], max_time_limit: Duration::from_mins(15) }
+    Limits {
+        queues: vec!["mail".into(), "default".into()],
+        max_time_limit: Duration::from_mins(15),
+        ..Limits::default()
+    }
 }
 
 fn accept(body: &Value) -> NewTask {
@@ -150,5 +154,35 @@ proptest! {
             let view = super::super::view::TaskView::new(&task.into(), RetryPolicy::default(), None);
             prop_assert!(serde_json::to_string(&view).is_ok());
         }
+    }
+}
+
+#[test]
+fn a_callback_is_taken_and_each_bad_part_of_it_is_named() {
+    let url = "https://example.com/hook";
+    let task = accept(&json!({"task": "add", "callback": {"url": url}}));
+    let callback = task.callback.unwrap();
+    assert_eq!(
+        (callback.url.as_str(), callback.events, callback.receiver.as_str()),
+        (url, ENDS.to_vec(), "https://example.com")
+    );
+    let some = accept(&json!({"task": "add", "callback": {"url": url, "events": ["FAILURE", "REVOKED"]}}));
+    assert_eq!(some.callback.unwrap().events, [State::Failure, State::Revoked]);
+    assert!(accept(&json!({"task": "add", "callback": null})).callback.is_none());
+    for (callback, pointers) in [
+        (json!([]), vec!["/callback"]),
+        (json!({}), vec!["/callback/url"]),
+        (json!({"url": null}), vec!["/callback/url"]),
+        (json!({"url": 1}), vec!["/callback/url"]),
+        (json!({"url": "http://127.0.0.1/"}), vec!["/callback/url"]),
+        (
+            json!({"url": "https://127.0.0.1/", "events": [], "secret": 1}),
+            vec!["/callback/events", "/callback/url", "/callback/secret"],
+        ),
+        (json!({"url": url, "events": ["STARTED"]}), vec!["/callback/events"]),
+        (json!({"url": url, "events": ["SUCCESS", "SUCCESS"]}), vec!["/callback/events"]),
+        (json!({"url": url, "events": "SUCCESS"}), vec!["/callback/events"]),
+    ] {
+        assert_eq!(refuse(&json!({"task": "add", "callback": callback}).to_string()), pointers, "{callback}");
     }
 }

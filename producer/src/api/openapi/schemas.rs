@@ -1,11 +1,14 @@
 //! Schemas of what is not written as a type, from the constants that it is checked with.
 
+use protocol::state::State;
 use serde_json::{Value, json};
 use utoipa::openapi::schema::{ObjectBuilder, SchemaType};
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
 use crate::api::batch::MAX_TASKS;
+use crate::api::fields::ENDS;
+use crate::callbacks::receivers::MAX_URL_BYTES;
 use crate::rules;
 
 /// A schema that is written as JSON. One that is none describes nothing, which a test would see.
@@ -59,6 +62,7 @@ impl PartialSchema for Submission {
                 "task_id": {
                     "type": ["string", "null"], "pattern": TASK_ID, "description": "An id of one's own choice",
                 },
+                "callback": callback(),
                 "retry": {
                     "type": ["object", "null"],
                     "description": "How failed attempts are retried, where it differs from the task's own way",
@@ -73,6 +77,29 @@ impl PartialSchema for Submission {
             },
         }))
     }
+}
+
+/// Where a task's end is posted.
+fn callback() -> Value {
+    json!({
+        "type": ["object", "null"],
+        "description": "Where its end is posted, as a signed message of Standard Webhooks: `task.succeeded`, \
+            `task.failed` or `task.revoked`, with the task as `data`. Members of more than 64 KiB are null and \
+            named in its `omitted`",
+        "required": ["url"],
+        "additionalProperties": false,
+        "properties": {
+            "url": {
+                "type": "string", "maxLength": MAX_URL_BYTES, "pattern": "^https?://[!-~]*$",
+                "description": "https; or http to hosts and networks of the producer's CALLBACK_ALLOW",
+            },
+            "events": {
+                "type": ["array", "null"], "minItems": 1, "uniqueItems": true,
+                "items": {"enum": ENDS.map(State::name)},
+                "description": "The ends that are posted, all of them when nothing is said",
+            },
+        },
+    })
 }
 
 /// The body of a batch as JSON.
@@ -150,7 +177,7 @@ impl ToSchema for StateName {}
 
 impl PartialSchema for StateName {
     fn schema() -> RefOr<Schema> {
-        let names = protocol::state::State::ALL.map(protocol::state::State::name);
+        let names = State::ALL.map(State::name);
         schema(json!({"type": "string", "enum": names}))
     }
 }

@@ -94,7 +94,7 @@ async fn lookup(allow: &Allow, dns: &TokioResolver, name: &str) -> Result<Vec<Ip
     }
     if !allow.host(name) {
         for address in &addresses {
-            allow.check(*address).map_err(LookupError::Refused)?;
+            allow.check_address(*address).map_err(LookupError::Refused)?;
         }
     }
     Ok(addresses)

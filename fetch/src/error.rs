@@ -1,4 +1,4 @@
-//! Why there is no response, and what that means to a task.
+//! Why there is no response.
 //!
 //! Messages name the host, never a URL's path or query: those may hold secrets.
 
@@ -9,11 +9,10 @@ use reqwest::header::HeaderName;
 use url::Url;
 
 use super::resolver::LookupError;
-use crate::handler::{TaskError, chain};
 
-/// Why there is no response, or no more of it.
+/// Why there is no response, or no more of it. It is no [`Error`], so that no `?` decides what it means.
 #[derive(Debug)]
-pub(crate) enum FetchError {
+pub enum FetchError {
     /// It is not an absolute URL.
     InvalidUrl(url::ParseError),
     /// It cannot be written into a request.
@@ -23,7 +22,7 @@ pub(crate) enum FetchError {
     },
     /// A header that is the client's to set.
     InvalidHeader(HeaderName),
-    /// The URL leads to where tasks may not go.
+    /// The URL leads to where nobody may go.
     AddressRefused {
         /// The host, or the scheme.
         what: String,
@@ -89,11 +88,18 @@ impl FetchError {
         Self::Failed { host: host(url), reason }
     }
 
-    /// The bare name that clients see as the error's type.
-    fn kind(&self) -> &'static str {
+    /// Whether it may be different next time: what the server or the network did may be, what the URL says is not.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Timeout { .. } | Self::Failed { .. } | Self::Unavailable(_))
+    }
+
+    /// A bare name, for programs.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
         match self {
             Self::InvalidUrl(_) | Self::UnusableUrl { .. } => "InvalidUrl",
-            Self::InvalidHeader(_) => "InvalidArguments",
+            Self::InvalidHeader(_) => "InvalidHeader",
             Self::AddressRefused { .. } => "AddressRefused",
             Self::InvalidRedirect { .. } => "InvalidRedirect",
             Self::TooManyRedirects { .. } => "TooManyRedirects",
@@ -102,6 +108,12 @@ impl FetchError {
             Self::Failed { .. } | Self::Unavailable(_) => "FetchFailed",
         }
     }
+}
+
+/// The error and its sources, outermost first.
+fn chain(error: &(dyn Error + 'static)) -> String {
+    let all = std::iter::successors(Some(error), |error| (*error).source());
+    all.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 fn host(url: &Url) -> String {
@@ -121,19 +133,6 @@ impl fmt::Display for FetchError {
             Self::Timeout { host } => write!(f, "{host} did not answer in time"),
             Self::Failed { host, reason } => write!(f, "{host}: {reason}"),
             Self::Unavailable(error) => write!(f, "no HTTP client: {error:#}"),
-        }
-    }
-}
-
-impl From<FetchError> for TaskError {
-    /// What the server or the network did may be different next time; what the URL says will not.
-    fn from(error: FetchError) -> Self {
-        let (kind, message) = (error.kind(), error.to_string());
-        match error {
-            FetchError::Timeout { .. } | FetchError::Failed { .. } | FetchError::Unavailable(_) => {
-                Self::retry(kind, message)
-            }
-            _ => Self::fail(kind, message),
         }
     }
 }

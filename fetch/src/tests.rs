@@ -1,4 +1,4 @@
-//! The client against servers on loopback, which it reaches through `FETCH_ALLOW` only.
+//! The client against servers on loopback, which it reaches through its list only.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,20 +9,14 @@ use tokio::net::{TcpListener, UdpSocket};
 use tokio::task::JoinSet;
 
 use super::*;
-use crate::handler::TaskError;
 
 fn fetcher(allow: &[&str], nameservers: &[SocketAddr]) -> Fetcher {
-    let fetch_allow = allow.iter().map(|&entry| entry.to_owned()).collect();
-    let settings = TaskSettings { fetch_allow, fetch_nameservers: nameservers.to_vec(), ..TaskSettings::default() };
-    Fetcher::new(&settings).unwrap()
+    let entries: Vec<String> = allow.iter().map(|&entry| entry.to_owned()).collect();
+    Fetcher::new(Allow::parse(&entries).unwrap(), nameservers).unwrap()
 }
 
 fn soon() -> Instant {
     Instant::now() + Duration::from_secs(20)
-}
-
-fn kind(error: FetchError) -> String {
-    TaskError::from(error).error().kind.clone()
 }
 
 /// Answers every connection with these bytes and holds it open. It counts connections.
@@ -104,7 +98,7 @@ async fn every_spelling_of_a_loopback_address_is_refused_and_meant() {
         let get = |fetcher: Fetcher| async move {
             fetcher.send(Request::get(format!("http://{host}:{port}/"), soon())).await
         };
-        assert_eq!(kind(get(fetcher(&[], &[])).await.err().unwrap()), "AddressRefused", "{host}");
+        assert_eq!(get(fetcher(&[], &[])).await.err().unwrap().kind(), "AddressRefused", "{host}");
         let allowed = get(fetcher(&["127.0.0.1"], &[])).await.unwrap();
         assert_eq!(allowed.bytes(10).await.unwrap(), "here", "{host}");
     }
@@ -134,7 +128,7 @@ async fn no_url_to_another_network_or_of_another_kind_gets_anywhere() {
     ] {
         let error = fetcher(&[], &[]).send(Request::get(url, soon())).await.err().unwrap();
         let message = error.to_string();
-        assert_eq!(kind(error), refused, "{url}");
+        assert_eq!(error.kind(), refused, "{url}");
         assert!(!message.contains("pw") && !message.contains("meta-data"), "{message}");
     }
 }
@@ -157,7 +151,7 @@ async fn a_name_that_leads_inside_is_refused_unless_it_is_allowed() {
     let url = format!("http://Wiki.Test:{}/?token=secret", server.address.port());
     let error = fetcher(&["other.test"], &[dns]).send(Request::get(&url, soon())).await.err().unwrap();
     assert_eq!(error.to_string(), "wiki.test: a loopback address");
-    assert_eq!((kind(error).as_str(), server.connections()), ("AddressRefused", 0));
+    assert_eq!((error.kind(), server.connections()), ("AddressRefused", 0));
     let response = fetcher(&["wiki.test"], &[dns]).send(Request::get(&url, soon())).await.unwrap();
     assert_eq!(response.bytes(10).await.unwrap(), "inside");
 }
@@ -183,9 +177,9 @@ async fn redirects_are_checked_one_by_one_and_bounded() {
         fetcher.send(request)
     };
     for path in ["/inside", "/inside-v6", "/file"] {
-        assert_eq!(kind(get(path).await.err().unwrap()), "AddressRefused", "{path}");
+        assert_eq!(get(path).await.err().unwrap().kind(), "AddressRefused", "{path}");
     }
-    assert_eq!(kind(get("/again").await.err().unwrap()), "TooManyRedirects");
+    assert_eq!(get("/again").await.err().unwrap().kind(), "TooManyRedirects");
     let end = get("/once").await.unwrap();
     assert_eq!(end.url().path(), "/end");
     assert_eq!(end.bytes(3).await.unwrap(), "end");
@@ -203,7 +197,7 @@ async fn a_body_has_a_bound_whether_its_length_is_told_or_not() {
     let fetcher = fetcher(&["127.0.0.1"], &[]);
     let get = |path: &str| fetcher.send(Request::get(server.url(path), soon()));
     for path in ["/told", "/chunked"] {
-        assert_eq!(kind(get(path).await.unwrap().bytes(99).await.unwrap_err()), "ResponseTooLarge", "{path}");
+        assert_eq!(get(path).await.unwrap().bytes(99).await.unwrap_err().kind(), "ResponseTooLarge", "{path}");
     }
     let response = get("/").await.unwrap();
     assert_eq!(response.content_length(), Some(99));
@@ -224,31 +218,48 @@ async fn head_and_body_share_one_deadline() {
     let fetcher = fetcher(&["127.0.0.1"], &[]);
     let brief = || Instant::now() + Duration::from_millis(100);
     let error = fetcher.send(Request::get(server.url("/head"), brief())).await.err().unwrap();
-    assert!(matches!(TaskError::from(error), TaskError::Retry { error, .. } if error.kind == "FetchTimeout"));
+    assert!(error.is_transient() && error.kind() == "FetchTimeout");
     let response = fetcher.send(Request::get(server.url("/body"), brief())).await.unwrap();
-    assert_eq!(kind(response.bytes(10).await.unwrap_err()), "FetchTimeout");
+    assert_eq!(response.bytes(10).await.unwrap_err().kind(), "FetchTimeout");
 }
 
 #[tokio::test]
 async fn what_may_be_different_next_time_is_retried_and_tells_no_query() {
     let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let request = Request::get(format!("http://{closed}/?token=secret"), soon());
-    let error = TaskError::from(fetcher(&["127.0.0.1"], &[]).send(request).await.err().unwrap());
-    let TaskError::Retry { error, .. } = error else { panic!("{error:?}") };
-    assert_eq!(error.kind, "FetchFailed");
-    assert!(error.message.contains("127.0.0.1") && error.message.contains("refused"), "{}", error.message);
-    assert!(!error.message.contains("secret"), "{}", error.message);
+    let error = fetcher(&["127.0.0.1"], &[]).send(request).await.err().unwrap();
+    assert!(error.is_transient() && error.kind() == "FetchFailed");
+    let message = error.to_string();
+    assert!(message.contains("127.0.0.1") && message.contains("refused") && !message.contains("secret"), "{message}");
 }
 
 #[test]
-fn settings_are_checked_without_a_runtime() {
-    let nameserver =
-        |address: &str| TaskSettings { fetch_nameservers: vec![address.parse().unwrap()], ..TaskSettings::default() };
-    assert!(Fetcher::new(&nameserver("127.0.0.1:53")).is_ok());
+fn name_servers_are_checked_without_a_runtime() {
+    let with = |address: &str| Fetcher::new(Allow::default(), &[address.parse().unwrap()]);
+    assert!(with("127.0.0.1:53").is_ok());
     for address in ["127.0.0.1:0", "0.0.0.0:53", "224.0.0.251:5353"] {
-        let error = Fetcher::new(&nameserver(address)).err().unwrap().to_string();
-        assert!(error.starts_with("FETCH_NAMESERVERS: ") && error.contains(address), "{error}");
+        let error = with(address).err().unwrap().to_string();
+        assert!(error.contains(address), "{error}");
     }
+}
+
+#[tokio::test]
+async fn a_body_goes_to_the_first_server_only() {
+    let inside = Server::start(|_| ok("secret")).await;
+    let to_inside = inside.url("/");
+    let outside = Server::start(move |request| match request.split(' ').nth(1) {
+        Some("/away") => found(&to_inside).replace("302", "307"),
+        _ => ok(if request.contains("content-length: 4") { "body" } else { "none" }),
+    })
+    .await;
+    let fetcher = fetcher(&["127.0.0.1"], &[]);
+    let post = |path: &str| {
+        let (url, headers) = (outside.url(path), HeaderMap::new());
+        let fetcher = fetcher.clone();
+        async move { fetcher.post(&url, headers, Bytes::from_static(b"body"), soon()).await.unwrap() }
+    };
+    assert_eq!(post("/").await.bytes(10).await.unwrap(), "body");
+    assert_eq!((post("/away").await.status().as_u16(), inside.connections()), (307, 0));
 }
 
 #[tokio::test]
@@ -256,5 +267,5 @@ async fn a_name_without_an_address_may_have_one_next_time() {
     let (dns, _running) = name_server(&[&[]]).await;
     let error = fetcher(&[], &[dns]).send(Request::get("http://nothing.test/", soon())).await.err().unwrap();
     assert_eq!(error.to_string(), "nothing.test: the name has no address");
-    assert_eq!(kind(error), "FetchFailed");
+    assert_eq!(error.kind(), "FetchFailed");
 }

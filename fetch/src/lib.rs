@@ -1,8 +1,8 @@
-//! The one HTTP client with which tasks reach URLs that strangers chose, safe against server-side request forgery.
+//! The one HTTP client for URLs that strangers chose, safe against server-side request forgery.
 //!
 //! What counts is the address that is really connected to: a name is looked up once, by the client's own
-//! [`resolver`], which hands out public addresses only, and every redirect is checked like the first URL. It
-//! knows nothing of tasks: what an error means to one is in [`error`].
+//! resolver, which hands out public addresses only, and every redirect is checked like the first URL. It knows nothing
+//! of those who use it: what an error means to them is theirs to say.
 
 mod address;
 mod allow;
@@ -12,22 +12,21 @@ mod redirect;
 mod resolver;
 mod response;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use anyhow::ensure;
+use bytes::Bytes;
 use reqwest::Client;
 use reqwest::header::HeaderMap;
 use tokio::time::{Instant, timeout_at};
-use url::{Host, Url};
+use url::Url;
 
-pub(crate) use reqwest::Method;
+pub use reqwest::{Method, StatusCode, header};
 
-use self::allow::Allow;
-pub(crate) use self::error::FetchError;
-pub(crate) use self::response::Response;
-use crate::config::TaskSettings;
+pub use self::allow::{Allow, BadEntry};
+pub use self::error::FetchError;
+pub use self::response::Response;
 
 /// Redirects that are followed.
 const REDIRECTS: usize = 10;
@@ -37,34 +36,39 @@ const CONNECT: Duration = Duration::from_secs(15);
 const IDLE: Duration = Duration::from_secs(5);
 const IDLE_PER_HOST: usize = 4;
 
+/// What cannot be a name server.
+#[derive(Debug, thiserror::Error)]
+#[error("{0} is not the address of a server")]
+pub struct BadNameserver(SocketAddr);
+
 /// The client. Clones share its connections.
 #[derive(Clone)]
-pub(crate) struct Fetcher {
+pub struct Fetcher {
     shared: Arc<Shared>,
 }
 
 struct Shared {
     allow: Arc<Allow>,
     nameservers: Vec<SocketAddr>,
-    /// Made by the first request: it reads the system's certificates, which a worker that never fetches need not have.
+    /// Made by the first request: it reads the system's certificates, which who never fetches need not have.
     client: OnceLock<Client>,
 }
 
 /// A request without a body.
-pub(crate) struct Request {
+pub struct Request {
     /// Any method.
-    pub(crate) method: Method,
+    pub method: Method,
     /// An absolute URL.
-    pub(crate) url: String,
+    pub url: String,
     /// What is sent beside what the client sets itself.
-    pub(crate) headers: HeaderMap,
+    pub headers: HeaderMap,
     /// When all of it must be over: redirects, and the response's body.
-    pub(crate) deadline: Instant,
+    pub deadline: Instant,
 }
 
 impl Request {
     /// A GET without headers of its own.
-    pub(crate) fn get(url: impl Into<String>, deadline: Instant) -> Self {
+    pub fn get(url: impl Into<String>, deadline: Instant) -> Self {
         Self { method: Method::GET, url: url.into(), headers: HeaderMap::new(), deadline }
     }
 }
@@ -77,31 +81,31 @@ struct Hop {
 }
 
 impl Fetcher {
-    /// Checks the settings and opens nothing.
+    /// Opens nothing. Without name servers it asks the system's.
     ///
     /// # Errors
-    /// `FETCH_ALLOW` or `FETCH_NAMESERVERS` cannot be used.
-    pub(crate) fn new(settings: &TaskSettings) -> anyhow::Result<Self> {
-        let allow = Arc::new(Allow::parse(&settings.fetch_allow)?);
-        let nameservers = settings.fetch_nameservers.clone();
-        for server in &nameservers {
-            let usable = server.port() != 0 && !server.ip().is_unspecified() && !server.ip().is_multicast();
-            ensure!(usable, "FETCH_NAMESERVERS: {server} is not the address of a server");
+    /// One of the name servers cannot be one.
+    pub fn new(allow: Allow, nameservers: &[SocketAddr]) -> Result<Self, BadNameserver> {
+        let unusable =
+            |server: &&SocketAddr| server.port() == 0 || server.ip().is_unspecified() || server.ip().is_multicast();
+        if let Some(server) = nameservers.iter().find(unusable) {
+            return Err(BadNameserver(*server));
         }
-        Ok(Self { shared: Arc::new(Shared { allow, nameservers, client: OnceLock::new() }) })
+        let shared = Shared { allow: Arc::new(allow), nameservers: nameservers.to_vec(), client: OnceLock::new() };
+        Ok(Self { shared: Arc::new(shared) })
     }
 
     /// Sends the request, follows redirects, and returns once the head of the last response is there.
     ///
     /// # Errors
     /// See [`FetchError`]. A status is no error, whatever it is.
-    pub(crate) async fn send(&self, request: Request) -> Result<Response, FetchError> {
+    pub async fn send(&self, request: Request) -> Result<Response, FetchError> {
         let Request { method, url, headers, deadline } = request;
         headers::check(&headers)?;
         let mut hop = Hop { method, url: Url::parse(&url).map_err(FetchError::InvalidUrl)?, headers };
         for _ in 0..=REDIRECTS {
-            check(&hop.url, &self.shared.allow)?;
-            let response = self.exchange(&hop, deadline).await?;
+            self.shared.allow.check_url(&hop.url)?;
+            let response = self.exchange(&hop, Bytes::new(), deadline).await?;
             match redirect::next(&hop, response.status(), response.headers())? {
                 Some(next) => hop = next,
                 None => return Ok(Response::new(response, deadline)),
@@ -110,9 +114,28 @@ impl Fetcher {
         Err(FetchError::TooManyRedirects { max: REDIRECTS })
     }
 
-    async fn exchange(&self, hop: &Hop, deadline: Instant) -> Result<reqwest::Response, FetchError> {
+    /// Sends a body, which a redirect takes nowhere: that is a response like any other.
+    ///
+    /// # Errors
+    /// See [`FetchError`]. A status is no error, whatever it is.
+    pub async fn post(
+        &self,
+        url: &str,
+        headers: HeaderMap,
+        body: Bytes,
+        deadline: Instant,
+    ) -> Result<Response, FetchError> {
+        headers::check(&headers)?;
+        let hop = Hop { method: Method::POST, url: self.shared.allow.check(url)?, headers };
+        Ok(Response::new(self.exchange(&hop, body, deadline).await?, deadline))
+    }
+
+    async fn exchange(&self, hop: &Hop, body: Bytes, deadline: Instant) -> Result<reqwest::Response, FetchError> {
         let mut request = reqwest::Request::new(hop.method.clone(), hop.url.clone());
         request.headers_mut().clone_from(&hop.headers);
+        if !body.is_empty() {
+            *request.body_mut() = Some(body.into());
+        }
         let exchange = self.client()?.execute(request);
         let head = timeout_at(deadline, exchange).await.map_err(|_| FetchError::timeout(&hop.url))?;
         head.map_err(|error| FetchError::from_client(&hop.url, error))
@@ -131,7 +154,8 @@ impl Fetcher {
 impl Shared {
     #[expect(clippy::disallowed_methods, reason = "this is the client that the others are to use")]
     fn connect(&self) -> anyhow::Result<Client> {
-        protocol::amqp::install_crypto_provider();
+        // An error means that a provider was installed already, which serves as well.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let resolver = resolver::CheckedResolver::new(Arc::clone(&self.allow), &self.nameservers)?;
         let client = Client::builder()
             .dns_resolver(resolver)
@@ -147,24 +171,6 @@ impl Shared {
             .build()?;
         Ok(client)
     }
-}
-
-/// Refuses what can be refused before a name is looked up. An address in the URL never reaches the resolver.
-fn check(url: &Url, allow: &Allow) -> Result<(), FetchError> {
-    if !matches!(url.scheme(), "http" | "https") {
-        let reason = "only http and https URLs are fetched";
-        return Err(FetchError::AddressRefused { what: url.scheme().to_owned(), reason });
-    }
-    if !url.username().is_empty() || url.password().is_some() {
-        let reason = "a URL that holds a user or a password is not fetched";
-        return Err(FetchError::refused(url, reason));
-    }
-    let address: IpAddr = match url.host() {
-        Some(Host::Ipv4(address)) => address.into(),
-        Some(Host::Ipv6(address)) => address.into(),
-        _ => return Ok(()),
-    };
-    allow.check(address).map_err(|reason| FetchError::refused(url, reason))
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use url::Url;
 use super::FetchError;
 
 /// A response. Dropping it ends the transfer.
-pub(crate) struct Response {
+pub struct Response {
     head_and_body: reqwest::Response,
     deadline: Instant,
 }
@@ -20,22 +20,26 @@ impl Response {
     }
 
     /// The status.
-    pub(crate) fn status(&self) -> StatusCode {
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
         self.head_and_body.status()
     }
 
     /// The headers.
-    pub(crate) fn headers(&self) -> &HeaderMap {
+    #[must_use]
+    pub fn headers(&self) -> &HeaderMap {
         self.head_and_body.headers()
     }
 
     /// The URL that was answered, the last after redirects.
-    pub(crate) fn url(&self) -> &Url {
+    #[must_use]
+    pub fn url(&self) -> &Url {
         self.head_and_body.url()
     }
 
     /// The length of the body that follows, if the server says it.
-    pub(crate) fn content_length(&self) -> Option<u64> {
+    #[must_use]
+    pub fn content_length(&self) -> Option<u64> {
         self.head_and_body.content_length()
     }
 
@@ -43,7 +47,7 @@ impl Response {
     ///
     /// # Errors
     /// The request's deadline passed, or the connection broke.
-    pub(crate) async fn chunk(&mut self) -> Result<Option<Bytes>, FetchError> {
+    pub async fn chunk(&mut self) -> Result<Option<Bytes>, FetchError> {
         match timeout_at(self.deadline, self.head_and_body.chunk()).await {
             Ok(Ok(chunk)) => Ok(chunk),
             Ok(Err(error)) => Err(FetchError::from_client(self.url(), error)),
@@ -55,7 +59,7 @@ impl Response {
     ///
     /// # Errors
     /// The same, and [`ResponseTooLarge`](FetchError::ResponseTooLarge).
-    pub(crate) async fn bytes(mut self, max: usize) -> Result<Bytes, FetchError> {
+    pub async fn bytes(mut self, max: usize) -> Result<Bytes, FetchError> {
         let fits = |length: u64| usize::try_from(length).is_ok_and(|length| length <= max);
         if !self.content_length().is_none_or(fits) {
             return Err(FetchError::ResponseTooLarge { max });
