@@ -6,6 +6,7 @@ mod arguments;
 mod clock;
 mod config;
 mod control;
+mod definitions;
 mod reason;
 mod relay;
 mod replies;
@@ -30,9 +31,16 @@ fn main() -> ExitCode {
 
 fn run() -> anyhow::Result<ExitCode> {
     let cli = Cli::parse();
-    if let Some(Command::Healthcheck) = cli.command {
-        let ready = protocol::healthcheck::ready(cli.settings.producer_listen)?;
-        return Ok(if ready { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+    match &cli.command {
+        Some(Command::Healthcheck) => {
+            let ready = protocol::healthcheck::ready(cli.settings.producer_listen)?;
+            return Ok(if ready { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+        Some(Command::Definitions(wanted)) => {
+            print(&cli.settings.definitions(wanted)?)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        None => {}
     }
     protocol::amqp::install_crypto_provider();
     cli.settings.log.init()?;
@@ -43,4 +51,10 @@ fn run() -> anyhow::Result<ExitCode> {
     runtime.shutdown_background();
     ended?;
     Ok(ExitCode::SUCCESS)
+}
+
+#[expect(clippy::print_stdout, reason = "what the command is for")]
+fn print(definitions: &serde_json::Value) -> anyhow::Result<()> {
+    println!("{}", serde_json::to_string_pretty(definitions)?);
+    Ok(())
 }
