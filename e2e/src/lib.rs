@@ -10,6 +10,7 @@
 )]
 
 pub mod broker;
+pub mod certificates;
 pub mod client;
 pub mod config;
 pub mod dns;
@@ -24,6 +25,7 @@ pub mod procfs;
 pub mod proxy;
 pub mod service;
 pub mod up;
+pub mod users;
 pub mod web;
 
 pub use broker::Broker;
@@ -35,6 +37,7 @@ pub use pair::Pair;
 pub use postgres::Postgres;
 pub use proxy::Proxy;
 pub use service::Service;
+pub use users::Users;
 pub use web::Web;
 
 use std::collections::BTreeMap;

@@ -13,7 +13,7 @@ use crate::rows;
 const POLL: Duration = Duration::from_millis(20);
 
 /// Publishes a submission as a worker does, with an `add` of 1 and 2.
-async fn submit(pair: &Pair, id: &str, parent_id: &str, queue: &str) -> Result<()> {
+pub(crate) async fn submit(pair: &Pair, id: &str, parent_id: &str, queue: &str) -> Result<()> {
     let management = &pair.broker().management;
     let queues = management.queues(pair.vhost()).await?;
     let results = queues.iter().find(|queue| queue.starts_with("errand.results.")).context("no reply queue")?;
@@ -34,7 +34,7 @@ async fn family() -> Result<(Pair, String)> {
 }
 
 /// The task, once it is there.
-async fn ended(pair: &Pair, id: &str) -> Result<Value> {
+pub(crate) async fn ended(pair: &Pair, id: &str) -> Result<Value> {
     let start = Instant::now();
     while pair.client().get_path(&format!("/v1/tasks/{id}")).await?.status == 404 {
         anyhow::ensure!(start.elapsed() < SOON, "{id} became no row");

@@ -1,5 +1,6 @@
 //! The running pair against a real RabbitMQ node, and the testbed itself.
 
+mod access;
 mod apart;
 mod attempts;
 mod bad_input;
@@ -27,5 +28,7 @@ mod queues;
 mod revoke;
 mod routing;
 mod rows;
+mod secrets;
+mod tls;
 mod up;
 mod wait;
