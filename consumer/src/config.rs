@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use protocol::amqp::AmqpUrl;
+use protocol::amqp::Address;
 use protocol::settings::{BadSetting, BrokerSettings, LogSettings, duration};
 use protocol::topology::Topology;
 
@@ -97,7 +97,7 @@ pub struct Settings {
 #[derive(Debug, Clone)]
 pub struct Config {
     /// The broker.
-    pub amqp_url: AmqpUrl,
+    pub broker: Address,
     /// The names on it.
     pub topology: Topology,
     /// The queues that are served.
@@ -137,7 +137,7 @@ impl Settings {
             );
         }
         Ok(Config {
-            amqp_url: self.broker.url()?,
+            broker: self.broker.address()?,
             topology: self.broker.topology(),
             queues: self.broker.queues()?,
             listen: self.consumer_listen,

@@ -83,7 +83,7 @@ pub(crate) async fn serve(config: Config, registry: Registry) -> anyhow::Result<
     let mut signals = Signals::listen()?;
     anyhow::ensure!(registry.duplicates().is_empty(), "tasks registered twice: {:?}", registry.duplicates());
     let metrics = PrometheusBuilder::new().install_recorder()?;
-    let broker = Broker::new(config.amqp_url.clone(), &config.worker_name)?;
+    let broker = Broker::new(config.broker.clone(), &config.worker_name)?;
     let table = config.topology.shared(&config.queues);
     let (publisher, publishing) = Publisher::new(broker.clone(), table.clone());
     let commands = config.topology.control_queue(&Uuid::now_v7().simple().to_string());

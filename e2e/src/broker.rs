@@ -3,6 +3,7 @@
 mod depth;
 mod layout;
 mod management;
+mod wire;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -18,6 +19,7 @@ use tokio::time::{sleep, timeout};
 
 pub use depth::Depth;
 pub use management::{Management, Message};
+pub use wire::{Answer, Login, Method, Wire};
 
 use crate::guard::Process;
 use crate::until;
@@ -83,7 +85,8 @@ impl Endpoint {
     ///
     /// The management API's counts of a quorum queue are up to ten seconds old.
     pub async fn depth(&self, vhost: &str, queue: &str) -> Result<Depth> {
-        depth::query(self.amqp, self.management.credentials(), vhost, queue).await
+        let (user, password) = self.management.credentials();
+        depth::query(self.amqp, Login { user, password, vhost }, queue).await
     }
 
     /// Waits until the depth of a queue is as wanted.

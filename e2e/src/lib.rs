@@ -10,6 +10,7 @@
 )]
 
 pub mod broker;
+pub mod certificates;
 pub mod client;
 pub mod config;
 pub mod dns;
@@ -27,6 +28,7 @@ pub mod receiver;
 pub mod service;
 pub mod until;
 pub mod up;
+pub mod users;
 pub mod web;
 
 pub use broker::Broker;
@@ -40,6 +42,7 @@ pub use proxy::Proxy;
 pub use receiver::Receiver;
 pub use service::Service;
 pub use until::until;
+pub use users::Users;
 pub use web::Web;
 
 use std::collections::BTreeMap;

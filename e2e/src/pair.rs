@@ -78,6 +78,12 @@ impl Builder {
         self
     }
 
+    /// The virtual host's name.
+    #[must_use]
+    pub fn vhost(&self) -> &str {
+        &self.vhost
+    }
+
     /// Makes the virtual host, starts the services and waits until each is ready.
     pub async fn start(self) -> Result<Pair> {
         let dir = guard::scratch_dir("pair-")?;

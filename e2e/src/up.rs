@@ -6,12 +6,14 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::sleep;
 
 use crate::broker::{Broker, Options};
 use crate::config::Config;
+use crate::users::{self, Users};
 use crate::{Client, Env, Service, guard, ports};
 
 /// A second longer than the consumer's own grace.
@@ -58,15 +60,17 @@ impl Stage {
             Some(dir) => existing(dir)?,
             None => guard::scratch_dir("up-")?.keep(),
         };
-        let (broker, url) = match &config.amqp_url {
-            Some(url) => (None, url.clone()),
-            None => start_broker(&dir).await.map(|broker| (Some(broker.0), broker.1))?,
+        let log = ("RUST_LOG".to_owned(), config.log.clone());
+        let (broker, [mut producer, mut consumer]) = match &config.amqp_url {
+            Some(url) => (None, [(); 2].map(|()| Env::from([("AMQP_URL".to_owned(), url.clone())]))),
+            None => start_broker(&dir).await.map(|(broker, envs)| (Some(broker), envs))?,
         };
-        let common = Env::from([("AMQP_URL".to_owned(), url), ("RUST_LOG".to_owned(), config.log.clone())]);
         say("starting the producer and the consumer");
         let store = format!("sqlite:{}", dir.join("errand.db").display());
-        let producer = Supervised::start("producer", 8080, &dir, &common, &[("DATABASE_URL", &store)]).await?;
-        let consumer = Supervised::start("consumer", 8081, &dir, &common, &[]).await?;
+        producer.extend([("DATABASE_URL".to_owned(), store), log.clone()]);
+        consumer.extend([log]);
+        let producer = Supervised::start("producer", 8080, &dir, producer).await?;
+        let consumer = Supervised::start("consumer", 8081, &dir, consumer).await?;
         Ok(Self { dir, broker, producer, consumer })
     }
 
@@ -124,7 +128,8 @@ impl Stage {
             Some(broker) => {
                 let (user, password) = broker.management().credentials();
                 say(format!("management  {} (user {user}, password {password})", broker.management_url()));
-                say(format!("AMQP        {}", broker.amqp_url("/")));
+                let (address, secrets) = (broker.endpoint().amqp, secrets(&self.dir));
+                say(format!("AMQP        {address} (passwords in {})", secrets.display()));
             }
             None => say("AMQP        as AMQP_URL says"),
         }
@@ -158,12 +163,31 @@ impl Stage {
     }
 }
 
-async fn start_broker(dir: &Path) -> Result<(Broker, String)> {
+/// A node with a user for each service that may do no more than it must, and how each reaches it: producer, consumer.
+async fn start_broker(dir: &Path) -> Result<(Broker, [Env; 2])> {
     say("starting RabbitMQ");
-    let options = Options { dir: Some(dir.join("rabbitmq")), management_port: Some(15672), ..Options::default() };
+    let users = Users::of(&secrets(dir))?;
+    let options = Options {
+        definitions: Some(users.definitions_file("/")?),
+        credentials: (users::ADMIN.to_owned(), users.password(users::ADMIN)?),
+        dir: Some(dir.join("rabbitmq")),
+        management_port: Some(15672),
+        ..Options::default()
+    };
     let broker = Broker::start(options).await?;
-    let url = broker.amqp_url("/");
-    Ok((broker, url))
+    // A new node has none, but data may be kept from one that had.
+    let _ = broker.management().call(Method::DELETE, &["users", "guest"], None).await;
+    let env = |user| -> Result<Env> {
+        let url = users.url_file(user, broker.endpoint().amqp, "/")?.display().to_string();
+        Ok(Env::from([("AMQP_URL_FILE".to_owned(), url), ("AMQP_DECLARE".to_owned(), "false".to_owned())]))
+    };
+    let envs = [env(users::PRODUCER)?, env(users::CONSUMER)?];
+    Ok((broker, envs))
+}
+
+/// Where the users' passwords are.
+fn secrets(dir: &Path) -> PathBuf {
+    dir.join("secrets")
 }
 
 /// A service that is started again when it dies.
@@ -174,9 +198,7 @@ struct Supervised {
 }
 
 impl Supervised {
-    async fn start(binary: &str, port: u16, dir: &Path, common: &Env, more: &[(&str, &str)]) -> Result<Self> {
-        let mut env = common.clone();
-        env.extend(more.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+    async fn start(binary: &str, port: u16, dir: &Path, mut env: Env) -> Result<Self> {
         let listen = format!("127.0.0.1:{}", ports::free_or(port)?);
         env.insert(format!("{}_LISTEN", binary.to_uppercase()), listen);
         let mut service = Service::start(binary, binary, dir, &env).await?;

@@ -111,7 +111,7 @@ struct Producer {
 
 impl Producer {
     fn new(config: Config, queues: Vec<String>, store: Store, keyring: Arc<Keyring>) -> anyhow::Result<Self> {
-        let broker = Broker::new(config.amqp_url.clone(), "errand-producer")?;
+        let broker = Broker::new(config.broker.clone(), "errand-producer")?;
         let receivers = Receivers::parse(&config.callback_allow).map_err(|error| anyhow!("CALLBACK_ALLOW: {error}"))?;
         let own: Vec<String> = queues.iter().filter(|queue| !config.foreign_queues.contains(queue)).cloned().collect();
         let table = config.topology.shared(&own).and(config.topology.reply_queue(store.id()));

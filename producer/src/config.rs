@@ -5,11 +5,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use protocol::amqp::AmqpUrl;
+use protocol::amqp::Address;
 use protocol::settings::{BadSetting, BrokerSettings, LogSettings, duration, secret_file};
 use protocol::topology::Topology;
 
 use crate::callbacks::command::Callbacks;
+use crate::definitions::Definitions;
 use crate::key::{Scope, Token};
 
 /// Accepts tasks over HTTP, keeps them, publishes them to RabbitMQ and records their results
@@ -29,6 +30,9 @@ pub struct Cli {
 pub enum Command {
     /// Ask the producer of these settings whether it is ready
     Healthcheck,
+    /// Print RabbitMQ definitions for these settings as JSON: all that is shared, and a user for each service that may
+    /// do no more than it must
+    Definitions(Definitions),
     /// Make, list and revoke the API keys of the store, while the producer runs or not
     #[command(subcommand)]
     Keys(KeysCommand),
@@ -140,7 +144,7 @@ pub struct Settings {
 #[derive(Debug)]
 pub struct Config {
     /// The broker.
-    pub amqp_url: AmqpUrl,
+    pub broker: Address,
     /// The names on it.
     pub topology: Topology,
     /// The queues that are accepted.
@@ -170,18 +174,34 @@ pub struct Config {
 }
 
 impl Settings {
-    /// Checks the settings together.
-    ///
-    /// # Errors
-    /// The first that cannot be used, by its name.
-    pub fn check(&self) -> Result<Config, BadSetting> {
+    /// The queues, and those of them that are foreign.
+    fn queues(&self) -> Result<(Vec<String>, Vec<String>), BadSetting> {
         let queues = self.broker.queues()?;
         let foreign_queues: Vec<String> = self.foreign_queues.iter().map(|queue| queue.trim().to_owned()).collect();
         if foreign_queues.iter().any(|queue| !queues.contains(queue)) {
             return Err(BadSetting::Queues("FOREIGN_QUEUES must be some of QUEUES"));
         }
+        Ok((queues, foreign_queues))
+    }
+
+    /// RabbitMQ definitions for these settings. Foreign queues are left to whoever consumes them.
+    ///
+    /// # Errors
+    /// A setting that cannot be used, by its name.
+    pub fn definitions(&self, wanted: &Definitions) -> Result<serde_json::Value, BadSetting> {
+        let (mut queues, foreign) = self.queues()?;
+        queues.retain(|queue| !foreign.contains(queue));
+        wanted.of(&self.broker.topology(), &queues)
+    }
+
+    /// Checks the settings together.
+    ///
+    /// # Errors
+    /// The first that cannot be used, by its name.
+    pub fn check(&self) -> Result<Config, BadSetting> {
+        let (queues, foreign_queues) = self.queues()?;
         Ok(Config {
-            amqp_url: self.broker.url()?,
+            broker: self.broker.address()?,
             topology: self.broker.topology(),
             queues,
             foreign_queues,

@@ -8,6 +8,7 @@ mod clock;
 mod commands;
 mod config;
 mod control;
+mod definitions;
 mod key;
 mod keyring;
 mod rate;
@@ -41,6 +42,7 @@ fn run() -> anyhow::Result<ExitCode> {
             let ready = protocol::healthcheck::ready(cli.settings.producer_listen)?;
             return Ok(if ready { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
+        Some(Command::Definitions(wanted)) => print(&cli.settings.definitions(&wanted)?),
         Some(Command::Callbacks(command)) => runtime.block_on(command.run(&cli.settings.database_url)),
         Some(Command::Keys(command)) => runtime.block_on(commands::keys(&cli.settings.database_url, command)),
         None => {
@@ -53,4 +55,10 @@ fn run() -> anyhow::Result<ExitCode> {
     runtime.shutdown_background();
     ended?;
     Ok(ExitCode::SUCCESS)
+}
+
+#[expect(clippy::print_stdout, reason = "what the command is for")]
+fn print(definitions: &serde_json::Value) -> anyhow::Result<()> {
+    println!("{}", serde_json::to_string_pretty(definitions)?);
+    Ok(())
 }

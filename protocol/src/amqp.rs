@@ -5,6 +5,7 @@
 //! rebuilds connection, channel, topology, qos and consumer after any fault. lapin's own recovery stays off.
 
 mod broker;
+mod connector;
 mod consumers;
 mod convert;
 mod declare;
@@ -14,6 +15,7 @@ mod publish;
 mod publisher;
 mod subscription;
 mod supervise;
+mod tls;
 mod url;
 mod window;
 
@@ -23,7 +25,8 @@ pub use link::Link;
 pub use publish::{Publish, PublishError};
 pub use publisher::{Publisher, PublisherTask};
 pub use subscription::{Delivery, QueueSpec, Steering, Subscribe, SubscriptionTask, Wanted};
-pub use url::{AmqpUrl, BadUrl};
+pub use tls::{BadTls, Identity, Tls};
+pub use url::{Address, AmqpUrl, BadUrl};
 
 /// Makes ring the process's TLS provider. Call once, first thing in `main`.
 pub fn install_crypto_provider() {

@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use crate::amqp::{AmqpUrl, BadUrl};
+use crate::amqp::{Address, AmqpUrl, BadTls, BadUrl, Identity, Tls};
 use crate::topology::{BadQueueName, Topology};
 
 const DEFAULT_URL: &str = "amqp://guest:guest@127.0.0.1:5672/%2f";
@@ -26,6 +27,23 @@ pub struct BrokerSettings {
     /// A file that holds the broker's URL, for secrets
     #[arg(long, env = "AMQP_URL_FILE", conflicts_with = "amqp_url")]
     amqp_url_file: Option<PathBuf>,
+
+    /// A PEM file of the authorities that the certificate of an amqps broker must come from [default: Mozilla's]
+    #[arg(long, env = "AMQP_CA_FILE")]
+    amqp_ca_file: Option<PathBuf>,
+
+    /// A PEM file of the certificate that this client shows to an amqps broker, if it is to show one
+    #[arg(long, env = "AMQP_CERT_FILE", requires = "amqp_key_file")]
+    amqp_cert_file: Option<PathBuf>,
+
+    /// A PEM file of the certificate's private key
+    #[arg(long, env = "AMQP_KEY_FILE", requires = "amqp_cert_file")]
+    amqp_key_file: Option<PathBuf>,
+
+    /// Whether to declare the exchanges and queues that both services use; if not, they are only looked for, which a
+    /// user without that right needs
+    #[arg(long, env = "AMQP_DECLARE", default_value_t = true, action = clap::ArgAction::Set)]
+    amqp_declare: bool,
 
     /// What every exchange's and queue's name starts with
     #[arg(long, env = "AMQP_PREFIX", default_value = "errand.", value_parser = prefix)]
@@ -81,6 +99,9 @@ pub enum BadSetting {
         /// Its value.
         path: PathBuf,
     },
+    /// The files for TLS.
+    #[error(transparent)]
+    Tls(#[from] BadTls),
     /// A queue's name.
     #[error("QUEUES: {0}")]
     Queue(#[from] BadQueueName),
@@ -96,11 +117,25 @@ pub enum BadSetting {
 }
 
 impl BrokerSettings {
-    /// The broker's URL, read from the file when one is named.
+    /// Where the broker is, with the URL from the file when one is named.
     ///
     /// # Errors
-    /// The file cannot be read, or the URL is none.
-    pub fn url(&self) -> Result<AmqpUrl, BadSetting> {
+    /// A file cannot be read or holds nothing usable, the URL is none, or has no use for the files.
+    pub fn address(&self) -> Result<Address, BadSetting> {
+        let url = self.url()?;
+        let authorities = self.amqp_ca_file.as_deref();
+        let identity = self.amqp_cert_file.clone().zip(self.amqp_key_file.clone());
+        if !url.is_tls() {
+            // Whoever gives them believes the connection safe.
+            let given = authorities.is_some() || identity.is_some();
+            let unused = "AMQP_CA_FILE, AMQP_CERT_FILE: AMQP_URL is not amqps://, so nothing would be verified";
+            return if given { Err(BadSetting::Limit(unused)) } else { Ok(Address { url, tls: None }) };
+        }
+        let identity = identity.map(|(certificate, key)| Identity { certificate, key });
+        Ok(Address { url, tls: Some(Tls::new(authorities, identity.as_ref())?) })
+    }
+
+    fn url(&self) -> Result<AmqpUrl, BadSetting> {
         let text = match &self.amqp_url_file {
             Some(path) => secret_file("AMQP_URL_FILE", path)?,
             None => self.amqp_url.clone().unwrap_or_else(|| DEFAULT_URL.to_owned()),
@@ -111,7 +146,8 @@ impl BrokerSettings {
     /// The names on the broker.
     #[must_use]
     pub fn topology(&self) -> Topology {
-        Topology::new(&self.amqp_prefix)
+        let topology = Topology::new(&self.amqp_prefix);
+        if self.amqp_declare { topology } else { topology.declared_elsewhere() }
     }
 
     /// The queues, checked.
@@ -139,9 +175,9 @@ impl LogSettings {
     /// # Errors
     /// The filter does not parse.
     pub fn init(&self) -> Result<(), BadSetting> {
-        // lapin logs whole returned messages, payload included, and every fault that the supervisors report anyway.
-        let filter = EnvFilter::try_new(format!("lapin=off,{}", self.rust_log))?;
-        let registry = tracing_subscriber::registry().with(filter);
+        let filter = EnvFilter::try_new(&self.rust_log)?;
+        let registry =
+            tracing_subscriber::registry().with(filter).with(filter_fn(|event| !is_indiscreet(event.target())));
         let layer =
             tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
         let started = match self.log_format {
@@ -154,12 +190,22 @@ impl LogSettings {
     }
 }
 
-/// Reads a file that holds a secret, for the setting of that name.
+/// Crates that log what they send or receive: lapin whole returned messages and, at trace, frames, of which one is the
+/// login; lettre each line of a session. `RUST_LOG` cannot turn them on. Their faults are reported by who uses them.
+const INDISCREET: [&str; 3] = ["lapin", "amq_protocol", "lettre"];
+
+fn is_indiscreet(target: &str) -> bool {
+    INDISCREET.iter().any(|name| target.starts_with(name))
+}
+
+/// A secret that stands in a file, without the line end.
 ///
 /// # Errors
-/// It cannot be read.
+/// The file cannot be read.
 pub fn secret_file(name: &'static str, path: &Path) -> Result<String, BadSetting> {
-    std::fs::read_to_string(path).map_err(|source| BadSetting::File { name, path: path.to_owned(), source })
+    let text = std::fs::read_to_string(path);
+    let text = text.map_err(|source| BadSetting::File { name, path: path.to_owned(), source })?;
+    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
 }
 
 fn prefix(text: &str) -> Result<String, String> {
@@ -210,6 +256,15 @@ mod tests {
         let missing = parse(&["--amqp-url-file", "/nowhere/secret"]).url().unwrap_err().to_string();
         assert!(missing.contains("AMQP_URL_FILE") && missing.contains("/nowhere/secret"), "{missing}");
         assert!(parse(&[]).url().is_ok());
+    }
+
+    #[test]
+    fn files_for_tls_go_with_amqps_only() {
+        let error = parse(&["--amqp-ca-file", "/nowhere/ca.pem"]).address().unwrap_err().to_string();
+        assert!(error.contains("AMQP_CA_FILE") && error.contains("amqps"), "{error}");
+        let error = parse(&["--amqp-url", "amqps://h/%2f", "--amqp-ca-file", "/nowhere/ca.pem"]).address();
+        let error = error.unwrap_err().to_string();
+        assert!(error.starts_with("AMQP_CA_FILE: "), "{error}");
     }
 
     #[test]

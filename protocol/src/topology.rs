@@ -2,8 +2,13 @@
 //!
 //! Plain data. [`crate::amqp`] declares it; nothing else builds names.
 
+mod access;
+mod table;
+
 use serde_json::{Map, Value, json};
 
+pub use self::access::{Access, Role};
+pub use self::table::{Binding, Exchange, ExchangeKind, Object, Queue, Table};
 use crate::heartbeat::HEARTBEAT_TTL;
 
 /// Delay levels are 2^0 s to 2^19 s.
@@ -23,86 +28,23 @@ const DEAD_LETTER_TTL_MS: i64 = 14 * 24 * 3600 * 1000;
 /// Dead letters beyond this drop the oldest.
 const DEAD_LETTER_MAX: i64 = 100_000;
 
-/// What follows the prefix in the name of a worker's control queue. Task queues have no dots.
+/// What follows the prefix, before an id, in the names of reply, heartbeat and control queues. Task queues have no dots.
+const RESULTS: &str = "results.";
+const WORKERS_QUEUE: &str = "workers.";
 const CONTROL_QUEUE: &str = "control.";
 
 /// Commands that wait for a worker which does not read them, at most.
 const CONTROL_MAX: i64 = 10_000;
 
-/// The kinds of exchange in use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ExchangeKind {
-    /// Routes by pattern.
-    Topic,
-    /// Routes by header values.
-    Headers,
-    /// Routes to all.
-    Fanout,
-}
-
-/// An exchange to declare, durable.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Exchange {
-    /// Full name.
-    pub name: String,
-    /// Its kind.
-    pub kind: ExchangeKind,
-    /// Declare arguments.
-    pub arguments: Map<String, Value>,
-}
-
-/// A queue to declare.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Queue {
-    /// Full name.
-    pub name: String,
-    /// Whether it survives the broker.
-    pub durable: bool,
-    /// Whether it belongs to one connection and goes with it.
-    pub exclusive: bool,
-    /// Declare arguments.
-    pub arguments: Map<String, Value>,
-}
-
-/// A binding to declare.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Binding {
-    /// Source exchange.
-    pub exchange: String,
-    /// Destination queue.
-    pub queue: String,
-    /// Binding key; also set, without meaning, for fanout and headers exchanges.
-    pub routing_key: String,
-    /// Binding arguments.
-    pub arguments: Map<String, Value>,
-}
-
-/// What one service declares. Exchanges first: queues name them as dead-letter exchange.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct Table {
-    /// Exchanges, each after its alternate exchange.
-    pub exchanges: Vec<Exchange>,
-    /// Queues.
-    pub queues: Vec<Queue>,
-    /// Bindings.
-    pub bindings: Vec<Binding>,
-}
-
-impl Table {
-    /// Both tables as one.
-    #[must_use]
-    pub fn and(mut self, other: Self) -> Self {
-        self.exchanges.extend(other.exchanges);
-        self.queues.extend(other.queues);
-        self.bindings.extend(other.bindings);
-        self
-    }
-}
+/// Exchanges, without the prefix. No queue may be called so: the broker's permissions do not tell them apart.
+const EXCHANGES: [&str; 6] = ["tasks", "delay", "dead", "lost", "workers", "control"];
 
 /// The names of the broker's objects under one prefix.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Topology {
     prefix: String,
+    /// Whether the services find what they share declared.
+    declared_elsewhere: bool,
 }
 
 /// A queue name that [`Topology::check_queue`] refuses.
@@ -111,8 +53,8 @@ pub enum BadQueueName {
     /// Dots would match two topic bindings, and a task would run twice; other signs are hard to type in a URL.
     #[error("queue name {0:?} does not match [a-z0-9_-]{{1,64}}")]
     Pattern(String),
-    /// The name is taken by Errand's own queue.
-    #[error("queue name {0:?} is taken by the queue of dead letters")]
+    /// The name is taken by Errand's own queue, or by an exchange, whose permissions would be the queue's.
+    #[error("queue name {0:?} is taken by an exchange or a queue of Errand's own")]
     Reserved(String),
 }
 
@@ -120,7 +62,13 @@ impl Topology {
     /// Of all names that start with `prefix`, `errand.` by default.
     #[must_use]
     pub fn new(prefix: impl Into<String>) -> Self {
-        Self { prefix: prefix.into() }
+        Self { prefix: prefix.into(), declared_elsewhere: false }
+    }
+
+    /// The same for services whose users may not declare what they share: they look whether it is there.
+    #[must_use]
+    pub fn declared_elsewhere(self) -> Self {
+        Self { declared_elsewhere: true, ..self }
     }
 
     /// Whether the name may be a task queue's, without the prefix.
@@ -132,7 +80,7 @@ impl Topology {
         if name.is_empty() || name.len() > 64 || !name.bytes().all(fits) {
             return Err(BadQueueName::Pattern(name.to_owned()));
         }
-        if name == "dead-letters" {
+        if name == "dead-letters" || EXCHANGES.contains(&name) {
             return Err(BadQueueName::Reserved(name.to_owned()));
         }
         Ok(())
@@ -199,7 +147,7 @@ impl Topology {
     /// The reply queue of the producers that share a store.
     #[must_use]
     pub fn results(&self, store_id: &str) -> String {
-        self.name(&format!("results.{store_id}"))
+        self.name(&format!("{RESULTS}{store_id}"))
     }
 
     /// The exchange of the workers' heartbeats.
@@ -214,9 +162,17 @@ impl Topology {
         self.name("control")
     }
 
-    /// What both services declare: everything but reply, heartbeat and control queues. `queues` without prefix.
+    /// What both services declare, or only look for: everything but reply, heartbeat and control queues. `queues`
+    /// without prefix.
     #[must_use]
     pub fn shared(&self, queues: &[String]) -> Table {
+        let declared = self.definitions(queues);
+        if self.declared_elsewhere { declared.declared_elsewhere() } else { declared }
+    }
+
+    /// What has to be declared by somebody, whether by the services or not.
+    #[must_use]
+    pub fn definitions(&self, queues: &[String]) -> Table {
         let mut table = Table { exchanges: self.exchanges(), ..Table::default() };
         table.queues.push(self.dead_letter_queue());
         for exchange in [self.dead(), self.lost()] {
@@ -243,19 +199,19 @@ impl Topology {
         Table {
             bindings: vec![bind(self.lost(), name.clone(), "", &[])],
             queues: vec![Queue { name, durable: true, exclusive: false, arguments }],
-            exchanges: Vec::new(),
+            ..Table::default()
         }
     }
 
     /// What one producer process declares besides: the queue in which it hears the workers' heartbeats.
     #[must_use]
     pub fn heartbeat_queue(&self, producer_id: &str) -> Table {
-        let name = self.name(&format!("workers.{producer_id}"));
+        let name = self.name(&format!("{WORKERS_QUEUE}{producer_id}"));
         let arguments = arguments(&[("x-message-ttl", json!(HEARTBEAT_TTL.as_secs() * 1000))]);
         Table {
             bindings: vec![bind(self.workers(), name.clone(), "", &[])],
             queues: vec![Queue { name, durable: false, exclusive: true, arguments }],
-            exchanges: Vec::new(),
+            ..Table::default()
         }
     }
 
@@ -267,7 +223,7 @@ impl Topology {
         Table {
             bindings: vec![bind(self.control(), name.clone(), "", &[])],
             queues: vec![Queue { name, durable: false, exclusive: true, arguments }],
-            exchanges: Vec::new(),
+            ..Table::default()
         }
     }
 
@@ -379,8 +335,15 @@ mod tests {
     }
 
     #[test]
+    fn every_exchange_has_its_name_to_itself() {
+        let names = EXCHANGES.map(|name| format!("errand.{name}"));
+        assert!(table().exchanges.iter().all(|exchange| names.contains(&exchange.name)));
+        assert_eq!(table().exchanges.len(), names.len());
+    }
+
+    #[test]
     fn queue_names_with_dots_or_taken_names_are_refused() {
-        for bad in ["", "a.b", "A", "mail#", "dead-letters", &"x".repeat(65)] {
+        for bad in ["", "a.b", "A", "mail#", "dead-letters", "lost", &"x".repeat(65)] {
             assert!(Topology::check_queue(bad).is_err(), "{bad:?}");
         }
         for good in ["default", "mail_2", "a-b", &"x".repeat(64)] {

@@ -3,9 +3,9 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use anyhow::Context as _;
 use clap::Args;
 use fetch::{Allow, Fetcher};
+use protocol::settings::secret_file;
 use secrecy::SecretString;
 
 /// The settings of the tasks that come with the worker, as given. Each task checks its own when it is made.
@@ -66,8 +66,6 @@ impl TaskSettings {
     /// The mail server's URL, read from the file when one is named.
     pub(crate) fn smtp_url(&self) -> anyhow::Result<Option<SecretString>> {
         let Some(path) = &self.smtp_url_file else { return Ok(self.smtp_url.clone().map(SecretString::from)) };
-        let url =
-            std::fs::read_to_string(path).with_context(|| format!("SMTP_URL_FILE: cannot read {}", path.display()))?;
-        Ok(Some(SecretString::from(url)))
+        Ok(Some(SecretString::from(secret_file("SMTP_URL_FILE", path)?)))
     }
 }

@@ -66,6 +66,7 @@ impl Layout {
             // A copy: the node's user may not be allowed to read the original.
             let text = fs::read_to_string(definitions).with_context(|| format!("reading {}", definitions.display()))?;
             self.write("definitions.json", &text)?;
+            fs::set_permissions(self.dir.join("definitions.json"), PermissionsExt::from_mode(0o600))?;
             config.push(format!("load_definitions = {}", self.dir.join("definitions.json").display()));
         }
         config.push(options.config.clone());

@@ -29,7 +29,7 @@ async fn family() -> Result<(Pair, String)> {
 }
 
 /// The task, once it is there.
-async fn ended(pair: &Pair, id: &str) -> Result<Value> {
+pub(crate) async fn ended(pair: &Pair, id: &str) -> Result<Value> {
     until("the child's row", SOON, async || pair.client().get(id).await).await?;
     pair.client().await_terminal(id, SOON).await
 }

@@ -11,11 +11,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use e2e::broker::{Broker, Options};
-use e2e::{Client, Env, Service, guard, ports, service};
+use e2e::{Client, Env, Service, Users, guard, ports, service, users};
 use reqwest::Method;
 use serde_json::{Value, json};
 
 const HOST: &str = "rabbitmq:5672";
+const DEFINITIONS: &str = "deploy/rabbitmq/definitions.json";
+/// What follows a user's name in its password.
+const DEVELOPMENT: &str = "-development";
 const SOON: Duration = Duration::from_secs(30);
 
 fn repository() -> PathBuf {
@@ -30,17 +33,12 @@ fn compose() -> Result<Value> {
 }
 
 /// A node with the file's `rabbitmq.conf` and definitions; only the definitions' path inside the container is another.
-async fn broker(amqp_url: &str) -> Result<Broker> {
-    let deploy = repository().join("deploy/rabbitmq");
-    let config = std::fs::read_to_string(deploy.join("rabbitmq.conf"))?;
+async fn broker() -> Result<Broker> {
+    let config = std::fs::read_to_string(repository().join("deploy/rabbitmq/rabbitmq.conf"))?;
     let config = config.lines().filter(|line| !line.starts_with("load_definitions")).collect::<Vec<_>>().join("\n");
-    let (user, password) = amqp_url
-        .strip_prefix("amqp://")
-        .and_then(|rest| rest.split_once('@')?.0.split_once(':'))
-        .with_context(|| format!("no user in {amqp_url}"))?;
     Broker::start(Options {
-        definitions: Some(deploy.join("definitions.json")),
-        credentials: (user.to_owned(), password.to_owned()),
+        definitions: Some(repository().join(DEFINITIONS)),
+        credentials: (users::ADMIN.to_owned(), format!("{}{DEVELOPMENT}", users::ADMIN)),
         config,
         ..Options::default()
     })
@@ -86,7 +84,7 @@ fn health_check(compose: &Value, name: &str, env: &Env) -> Result<bool> {
 async fn the_compose_file_is_a_working_system() -> Result<()> {
     let compose = compose()?;
     let (producer_env, consumer_env) = (environment(&compose, "producer")?, environment(&compose, "consumer")?);
-    let broker = broker(producer_env.get("AMQP_URL").context("no AMQP_URL")?).await?;
+    let broker = broker().await?;
     let data = guard::scratch_dir("compose-")?;
     let directory = format!("{}/", data.path().display());
     let secret = compose["secrets"]["api_key"]["file"].as_str().context("no secret")?;
@@ -112,11 +110,28 @@ async fn the_compose_file_is_a_working_system() -> Result<()> {
 
 #[tokio::test]
 async fn the_definitions_leave_no_guest() -> Result<()> {
-    let compose = compose()?;
-    let broker = broker(environment(&compose, "producer")?.get("AMQP_URL").context("no AMQP_URL")?).await?;
+    let broker = broker().await?;
     let users = broker.management().call(Method::GET, &["users"], None).await?;
     let names: Vec<_> = users.as_array().into_iter().flatten().map(|user| &user["name"]).collect();
-    assert_eq!(names, ["errand"]);
+    assert_eq!(names, [users::ADMIN, users::CONSUMER, users::PRODUCER]);
+    Ok(())
+}
+
+/// Salts differ, so hashes do: that they are those of the passwords shows in that the services log in with them.
+#[test]
+fn the_definitions_are_those_that_the_producer_prints() -> Result<()> {
+    let dir = guard::scratch_dir("definitions-")?;
+    for user in [users::PRODUCER, users::CONSUMER, users::ADMIN] {
+        std::fs::write(dir.path().join(format!("{user}.password")), format!("{user}{DEVELOPMENT}"))?;
+    }
+    let mut printed = Users::of(dir.path())?.definitions("/", &Env::new())?;
+    let mut kept: Value = serde_json::from_slice(&std::fs::read(repository().join(DEFINITIONS))?)?;
+    for definitions in [&mut printed, &mut kept] {
+        for user in definitions["users"].as_array_mut().context("no users")? {
+            assert!(user["password_hash"].take().is_string());
+        }
+    }
+    assert_eq!(kept, printed, "{DEFINITIONS} is to be made anew");
     Ok(())
 }
 

@@ -24,22 +24,24 @@ fn source(dir: &Path, text: &mut String) -> Result<()> {
 }
 
 #[test]
-fn tests_that_the_architecture_names_exist() -> Result<()> {
+fn tests_that_the_documents_name_exist() -> Result<()> {
     let mut code = String::new();
     source(&root(), &mut code)?;
-    let text = std::fs::read_to_string(root().join("ARCHITECTURE.md"))?;
-    let named = text.split('`').skip(1).step_by(2);
-    let tests: Vec<&str> = named.filter(|word| word.matches('_').count() >= 3 && !word.contains(' ')).collect();
-    assert!(tests.len() >= 8, "too few to be all: {tests:?}");
-    for test in tests {
-        assert!(code.contains(&format!("fn {test}(")), "no test is named {test}");
+    for (document, fewest) in [("ARCHITECTURE.md", 8), ("docs/security.md", 25)] {
+        let text = std::fs::read_to_string(root().join(document))?;
+        let named = text.split('`').skip(1).step_by(2);
+        let tests: Vec<&str> = named.filter(|word| word.matches('_').count() >= 3 && !word.contains(' ')).collect();
+        assert!(tests.len() >= fewest, "too few to be all: {tests:?}");
+        for test in tests {
+            assert!(code.contains(&format!("fn {test}(")), "{document}: no test is named {test}");
+        }
     }
     Ok(())
 }
 
 #[test]
 fn files_that_the_documents_name_exist() -> Result<()> {
-    for document in ["README.md", "ARCHITECTURE.md", "docs/tasks.md"] {
+    for document in ["README.md", "ARCHITECTURE.md", "SECURITY.md", "docs/tasks.md", "docs/security.md"] {
         let text = std::fs::read_to_string(root().join(document))?;
         let named = text.split('`').skip(1).step_by(2).filter(|word| word.contains('/') && !word.contains(' '));
         let rooted = ["protocol/", "producer/", "consumer/", "e2e/", "deploy/", "docs/", "examples/"];

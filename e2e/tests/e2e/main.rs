@@ -1,5 +1,6 @@
 //! The running pair against a real RabbitMQ node, and the testbed itself.
 
+mod access;
 mod apart;
 mod api_keys;
 mod attempts;
@@ -31,5 +32,7 @@ mod quotas;
 mod revoke;
 mod routing;
 mod rows;
+mod secrets;
+mod tls;
 mod up;
 mod wait;

@@ -1,13 +1,15 @@
 //! What `deploy/up` runs after building: the first task succeeds, and nothing stays, however it ends.
 
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use e2e::guard::{self, Launch, Process};
-use e2e::{Env, procfs, until};
+use e2e::{Env, procfs, until, users};
 use nix::sys::signal::Signal;
+use serde_json::Value;
 
 const START: Duration = Duration::from_mins(2);
 const END: Duration = Duration::from_mins(1);
@@ -17,7 +19,7 @@ fn up(home: &Path, env: &[(&str, &str)]) -> Result<(Process, PathBuf)> {
     let log = home.join("up.log");
     let work = home.join("tmp");
     std::fs::create_dir(&work)?;
-    std::fs::set_permissions(&work, std::os::unix::fs::PermissionsExt::from_mode(0o711))?;
+    std::fs::set_permissions(&work, PermissionsExt::from_mode(0o711))?;
     let mut all = Env::from([("TMPDIR".to_owned(), work.display().to_string())]);
     all.extend(env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
     let program = env!("CARGO_BIN_EXE_up").into();
@@ -48,6 +50,26 @@ async fn await_nothing_left(home: &Path) -> Result<()> {
     .await
 }
 
+/// What stands between two words of the output.
+fn between<'a>(output: &'a str, before: &str, after: &str) -> Result<&'a str> {
+    let found = output.split_once(before).and_then(|(_, rest)| rest.split_once(after));
+    found.map(|(found, _)| found).with_context(|| format!("no {before:?} and {after:?} in\n{output}"))
+}
+
+/// The operator who is printed sees no guest, and nobody else reads the passwords.
+async fn only_its_own_users_are_there(output: &str) -> Result<()> {
+    let url = format!("{}api/users", between(output, "management  ", " (user")?);
+    let password = between(output, "errand-admin, password ", ")")?;
+    let answer = e2e::client::http()?.get(url).basic_auth(users::ADMIN, Some(password)).send().await?;
+    let answer: Value = serde_json::from_str(&answer.text().await?)?;
+    let names: Vec<&Value> = answer.as_array().into_iter().flatten().map(|user| &user["name"]).collect();
+    assert_eq!(names, [users::ADMIN, users::CONSUMER, users::PRODUCER]);
+    let secrets = std::fs::read_dir(between(output, "(passwords in ", ")")?)?;
+    let modes = secrets.map(|file| Ok(file?.metadata()?.permissions().mode() & 0o777)).collect::<Result<Vec<_>>>()?;
+    assert!(modes.len() >= 5 && modes.iter().all(|mode| *mode == 0o600), "{modes:?}");
+    Ok(())
+}
+
 #[tokio::test]
 async fn up_ends_in_a_success_also_where_the_usual_ports_are_taken() -> Result<()> {
     // Whoever else has them serves the purpose as well.
@@ -67,7 +89,8 @@ async fn up_ends_in_a_success_also_where_the_usual_ports_are_taken() -> Result<(
 async fn up_revives_a_worker_and_leaves_nothing_after_ctrl_c() -> Result<()> {
     let home = guard::scratch_dir("up-test-")?;
     let (mut up, log) = up(home.path(), &[])?;
-    await_line(&mut up, &log, "running;").await?;
+    let output = await_line(&mut up, &log, "running;").await?;
+    only_its_own_users_are_there(&output).await?;
     let consumer = procfs::processes_of(&home.path().join("tmp"))?
         .into_iter()
         .find(|pid| std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "consumer"));

@@ -4,19 +4,27 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use deadpool_lapin::{Manager, Pool, PoolError, Runtime};
-use lapin::{Connection, ConnectionProperties};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use deadpool::Runtime;
+use deadpool::managed::{Object, Pool, PoolError, TimeoutType};
+use lapin::Connection;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_util::compat::{FuturesAsyncReadCompatExt, TokioAsyncReadCompatExt};
 
+use super::connector::Connector;
 use super::declare::declare_on;
 use super::fault::Fault;
-use super::url::AmqpUrl;
+use super::tls;
+use super::url::{Address, AmqpUrl};
 use crate::topology::Table;
 
 /// A protocol header, to which any AMQP 0-9-1 server answers (specification 4.2.2).
 const AMQP_HEADER: &[u8; 8] = b"AMQP\x00\x00\x09\x01";
+/// The first byte of what an AMQP server answers to it: a method frame, or a header of its own when it refuses.
+const AMQP_ANSWERS: [u8; 2] = [1, b'A'];
+/// The first byte of a TLS alert.
+const TLS_ALERT: u8 = 0x15;
 const PROBE_DEADLINE: Duration = Duration::from_secs(2);
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
 /// Leaked threads that a process lives with before it asks to be restarted.
@@ -27,8 +35,8 @@ const POOL_SIZE: usize = 8;
 /// The broker as a source of connections. Long-lived ones are taken out of the pool; what is short-lived borrows.
 #[derive(Clone)]
 pub struct Broker {
-    url: AmqpUrl,
-    pool: Pool,
+    address: Address,
+    pool: Pool<Connector>,
     handshake_timeouts: Arc<AtomicU32>,
 }
 
@@ -39,12 +47,8 @@ impl Broker {
     ///
     /// # Errors
     /// The pool could not be built.
-    pub fn new(url: AmqpUrl, name: &str) -> Result<Self, Fault> {
-        let name = name.to_owned();
-        let properties = move || ConnectionProperties::default().with_connection_name(name.clone().into());
-        let runtime = lapin::runtime::default_runtime().map_err(|error| Fault::Pool(error.to_string()))?;
-        let manager = Manager::new(url.expose(), properties, runtime);
-        let pool = Pool::builder(manager)
+    pub fn new(address: Address, name: &str) -> Result<Self, Fault> {
+        let pool = Pool::builder(Connector::new(address.clone(), name)?)
             .max_size(POOL_SIZE)
             .wait_timeout(Some(HANDSHAKE_DEADLINE))
             .create_timeout(Some(HANDSHAKE_DEADLINE))
@@ -52,13 +56,13 @@ impl Broker {
             .runtime(Runtime::Tokio1)
             .build()
             .map_err(|error| Fault::Pool(error.to_string()))?;
-        Ok(Self { url, pool, handshake_timeouts: Arc::default() })
+        Ok(Self { address, pool, handshake_timeouts: Arc::default() })
     }
 
     /// The broker's address, without credentials.
     #[must_use]
     pub fn url(&self) -> &AmqpUrl {
-        &self.url
+        &self.address.url
     }
 
     /// Declares the table over a pooled connection.
@@ -72,15 +76,15 @@ impl Broker {
 
     /// A connection of one's own, taken out of the pool.
     pub(super) async fn connect(&self) -> Result<Connection, Fault> {
-        Ok(deadpool_lapin::Object::take(self.pooled().await?))
+        Ok(Object::take(self.pooled().await?))
     }
 
-    async fn pooled(&self) -> Result<deadpool_lapin::Object, Fault> {
+    async fn pooled(&self) -> Result<Object<Connector>, Fault> {
         self.probe().await?;
         match self.pool.get().await {
             Ok(connection) => Ok(connection),
             Err(PoolError::Backend(error)) => Err(error.into()),
-            Err(PoolError::Timeout(deadpool_lapin::TimeoutType::Create)) => Err(self.handshake_timed_out()),
+            Err(PoolError::Timeout(TimeoutType::Create)) => Err(self.handshake_timed_out()),
             Err(error) => Err(Fault::Pool(error.to_string())),
         }
     }
@@ -94,27 +98,37 @@ impl Broker {
     }
 
     /// Asks the peer for a sign of life first: lapin ignores its own connection timeout, so a silent peer would hang it
-    /// for ever. Over TLS only the port is tried, since the AMQP header would be a broken handshake.
+    /// for ever. Over TLS the certificates of both are checked here, where what is wrong with them can be said.
     async fn probe(&self) -> Result<(), Fault> {
-        let (host, port) = self.url.address();
+        let (host, port) = self.address.url.host_and_port();
         let address = format!("{host}:{port}");
-        let silent = || Fault::Silent { address: address.clone() };
-        let connect = timeout(PROBE_DEADLINE, TcpStream::connect((host, port)));
-        let mut stream = connect
-            .await
-            .map_err(|_| silent())?
-            .map_err(|source| Fault::Unreachable { address: address.clone(), source })?;
-        if self.url.is_tls() {
-            return Ok(());
-        }
-        let exchange = async {
-            stream.write_all(AMQP_HEADER).await?;
-            stream.read(&mut [0; 8]).await
-        };
-        match timeout(PROBE_DEADLINE, exchange).await {
-            Ok(Ok(read)) if read > 0 => Ok(()),
-            Ok(Err(source)) => Err(Fault::Unreachable { address, source }),
-            _ => Err(silent()),
+        // A TLS stream is large, and this is part of every future that connects.
+        match timeout(PROBE_DEADLINE, Box::pin(self.exchange(host, port, &address))).await {
+            Ok(Ok(answer)) if AMQP_ANSWERS.contains(&answer) => Ok(()),
+            Ok(Ok(TLS_ALERT)) => Err(Fault::TlsPort { address }),
+            Ok(Err(fault)) => Err(fault),
+            _ => Err(Fault::Silent { address }),
         }
     }
+
+    /// The first byte that the peer answers, over TLS if that is wanted; 0 when it answers nothing.
+    async fn exchange(&self, host: &str, port: u16, address: &str) -> Result<u8, Fault> {
+        let unreachable = |source| Fault::Unreachable { address: address.to_owned(), source };
+        let stream = TcpStream::connect((host, port)).await.map_err(unreachable)?;
+        let Some(tls) = &self.address.tls else { return first_byte(stream).await.map_err(unreachable) };
+        let secured = tls.connector().connect_async(host, stream.compat()).await;
+        let answer = match secured {
+            Ok(stream) => first_byte(stream.compat()).await,
+            Err(error) => Err(error),
+        };
+        answer.map_err(|error| tls::explain(address, error))
+    }
+}
+
+async fn first_byte(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> std::io::Result<u8> {
+    stream.write_all(AMQP_HEADER).await?;
+    stream.flush().await?;
+    let mut answer = [0; 8];
+    let read = stream.read(&mut answer).await?;
+    Ok(answer[..read].first().copied().unwrap_or_default())
 }

@@ -4,15 +4,16 @@ use std::time::Duration;
 
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
+use lapin::types::FieldTable;
 use lapin::{Channel, Connection, ErrorKind};
 
 use super::convert::{field_table, short_string};
 use super::fault::{Fault, within};
-use crate::topology::{Exchange, ExchangeKind, Queue, Table};
+use crate::topology::{Exchange, ExchangeKind, Object, Queue, Table};
 
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// Declares exchanges, then queues, then bindings.
+/// Looks for what is expected, then declares exchanges, then queues, then bindings.
 pub(super) async fn declare_on(connection: &Connection, table: &Table) -> Result<(), Fault> {
     let channel = within("opening a channel", DEADLINE, connection.create_channel()).await?;
     declare(&channel, table).await?;
@@ -20,6 +21,9 @@ pub(super) async fn declare_on(connection: &Connection, table: &Table) -> Result
 }
 
 async fn declare(channel: &Channel, table: &Table) -> Result<(), Fault> {
+    for object in &table.expected {
+        look_for(channel, object).await.map_err(|fault| explain(fault, &object.to_string()))?;
+    }
     for exchange in &table.exchanges {
         let declared = declare_exchange(channel, exchange).await;
         declared.map_err(|fault| explain(fault, &format!("exchange {}", exchange.name)))?;
@@ -40,6 +44,23 @@ async fn declare(channel: &Channel, table: &Table) -> Result<(), Fault> {
         within("binding a queue", DEADLINE, bound).await.map_err(|fault| explain(fault, &object()))?;
     }
     Ok(())
+}
+
+/// A passive declare: needs no permission and compares no arguments.
+async fn look_for(channel: &Channel, object: &Object) -> Result<(), Fault> {
+    match object {
+        Object::Exchange(name) => {
+            let options = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
+            let (name, any_kind) = (short_string(name)?, lapin::ExchangeKind::Fanout);
+            let found = channel.exchange_declare(name, any_kind, options, FieldTable::default());
+            within("looking for an exchange", DEADLINE, found).await
+        }
+        Object::Queue(name) => {
+            let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+            let found = channel.queue_declare(short_string(name)?, options, FieldTable::default());
+            within("looking for a queue", DEADLINE, found).await.map(drop)
+        }
+    }
 }
 
 async fn declare_exchange(channel: &Channel, exchange: &Exchange) -> Result<(), Fault> {
@@ -65,7 +86,7 @@ async fn declare_queue(channel: &Channel, queue: &Queue) -> Result<(), Fault> {
     within("declaring a queue", DEADLINE, declared).await.map(drop)
 }
 
-/// Names the object in the two errors that an operator must mend.
+/// Names the object in the errors that an operator must mend.
 fn explain(fault: Fault, object: &str) -> Fault {
     let Fault::Amqp(error) = &fault else { return fault };
     let ErrorKind::ProtocolError(protocol) = error.kind() else { return fault };
@@ -73,6 +94,7 @@ fn explain(fault: Fault, object: &str) -> Fault {
     let object = object.to_owned();
     match protocol.kind() {
         AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED) => Fault::Mismatch { object, detail },
+        AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND) => Fault::Missing { object, detail },
         AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) => Fault::AccessRefused { object, detail },
         _ => fault,
     }

@@ -22,6 +22,22 @@ pub enum Fault {
         /// Host and port.
         address: String,
     },
+    /// TLS does not come about. Tried again all the same: a certificate may be renewed.
+    #[error("no TLS with {address}: {error}; {hint}")]
+    Tls {
+        /// Host and port.
+        address: String,
+        /// What the handshake ended with.
+        error: rustls::Error,
+        /// What an operator would look at.
+        hint: &'static str,
+    },
+    /// AMQP in the clear was answered by TLS.
+    #[error("{address} is a TLS port; AMQP_URL must be amqps:// there")]
+    TlsPort {
+        /// Host and port.
+        address: String,
+    },
     /// The AMQP handshake did not end in time.
     #[error("AMQP handshake did not end within {0:?}")]
     HandshakeTimeout(Duration),
@@ -39,8 +55,16 @@ pub enum Fault {
         /// The broker's words.
         detail: String,
     },
-    /// The user may not do that.
-    #[error("the broker refuses access to {object}: {detail}")]
+    /// What somebody else is to declare is not there (yet).
+    #[error("{object} is not on the broker, where AMQP_DECLARE=false expects it: {detail}")]
+    Missing {
+        /// Kind and name.
+        object: String,
+        /// The broker's words.
+        detail: String,
+    },
+    /// The user may not declare that.
+    #[error("the broker refuses access to {object}: {detail}; AMQP_DECLARE=false only looks for what is shared")]
     AccessRefused {
         /// What was accessed.
         object: String,
@@ -83,13 +107,14 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// Whether the broker is there and refuses: credentials or permissions, which only an operator changes.
+    /// Whether the broker is there and refuses: credentials, permissions or certificates, which only an operator changes.
     pub(super) fn is_refusal(&self) -> bool {
         let refused = |error: &lapin::Error| match error.kind() {
             lapin::ErrorKind::ProtocolError(error) => error.get_id() == ACCESS_REFUSED,
             _ => false,
         };
-        matches!(self, Self::AccessRefused { .. }) || matches!(self, Self::Amqp(error) if refused(error))
+        matches!(self, Self::AccessRefused { .. } | Self::Tls { .. } | Self::TlsPort { .. })
+            || matches!(self, Self::Amqp(error) if refused(error))
     }
 
     /// Whether rebuilding cannot help, so that the process must end: a configuration error, or leaked threads.

@@ -3,6 +3,17 @@
 use lapin::uri::{AMQPScheme, AMQPUri};
 use secrecy::{ExposeSecret, SecretString};
 
+use super::tls::Tls;
+
+/// Where the broker is and how it is spoken to.
+#[derive(Debug, Clone)]
+pub struct Address {
+    /// Its URL.
+    pub url: AmqpUrl,
+    /// The TLS of an `amqps://` URL.
+    pub tls: Option<Tls>,
+}
+
 /// A checked `amqp://` or `amqps://` URL. Its `Debug` and `Display` leave the password out.
 #[derive(Clone)]
 pub struct AmqpUrl {
@@ -56,12 +67,13 @@ impl AmqpUrl {
     }
 
     /// Host and port to connect to.
-    pub(super) fn address(&self) -> (&str, u16) {
+    pub(super) fn host_and_port(&self) -> (&str, u16) {
         (&self.host, self.port)
     }
 
     /// Whether the connection is TLS.
-    pub(super) fn is_tls(&self) -> bool {
+    #[must_use]
+    pub fn is_tls(&self) -> bool {
         self.tls
     }
 }

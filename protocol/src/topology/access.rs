@@ -1,0 +1,88 @@
+//! What each service's user may do on the broker: the least with which it works, as patterns of names.
+//!
+//! What an operation needs: to bind a queue, write on the queue and read on the exchange; to consume, get or purge, read;
+//! to declare or delete, configure; to look whether something is there, nothing. The default exchange is `amq.default`.
+
+use super::{CONTROL_QUEUE, RESULTS, Topology, WORKERS_QUEUE};
+
+/// Whose user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// The producer: publishes tasks and commands, reads results, heartbeats and what was lost.
+    Producer,
+    /// The worker: reads tasks and commands, publishes what follows from them.
+    Consumer,
+}
+
+/// Regular expressions over names of exchanges and queues, as RabbitMQ takes them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Access {
+    /// What may be declared and deleted.
+    pub configure: String,
+    /// Exchanges that may be published to, queues that may be bound.
+    pub write: String,
+    /// Queues that may be consumed, exchanges that may be bound to.
+    pub read: String,
+}
+
+/// An id as `Uuid::simple` writes it, of a store or of a process.
+const ID: &str = "[0-9a-f]{32}";
+
+impl Topology {
+    /// What the user of a service may do that works with these queues, without prefix.
+    #[must_use]
+    pub fn access(&self, role: Role, queues: &[String]) -> Access {
+        let names = |list: &[String]| list.iter().map(|name| literal(name)).collect::<Vec<_>>();
+        let own = |queue: &str| format!("{}{ID}", literal(&self.name(queue)));
+        let default_exchange = literal("amq.default");
+        match role {
+            Role::Producer => {
+                let queues = [own(RESULTS), own(WORKERS_QUEUE)];
+                let published = [names(&[self.tasks(), self.control(), self.dead()]), vec![default_exchange]].concat();
+                Access {
+                    configure: any_of(&queues),
+                    write: any_of(&[published, queues.to_vec()].concat()),
+                    read: any_of(&[queues.to_vec(), names(&[self.lost(), self.workers()])].concat()),
+                }
+            }
+            Role::Consumer => {
+                let commands = own(CONTROL_QUEUE);
+                let published = [self.tasks(), self.delay(), self.dead(), self.workers()];
+                let published = [names(&published), vec![default_exchange]].concat();
+                let tasks: Vec<String> = queues.iter().map(|queue| self.queue(queue)).collect();
+                Access {
+                    configure: any_of(std::slice::from_ref(&commands)),
+                    write: any_of(&[published, vec![commands.clone()]].concat()),
+                    read: any_of(&[names(&tasks), names(&[self.control()]), vec![commands]].concat()),
+                }
+            }
+        }
+    }
+}
+
+/// RabbitMQ finds a pattern anywhere in a name unless it is anchored.
+fn any_of(patterns: &[String]) -> String {
+    format!("^({})$", patterns.join("|"))
+}
+
+/// Of all that a name may hold only the dot means something in a pattern.
+fn literal(name: &str) -> String {
+    name.replace('.', "\\.")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neither_service_reads_what_the_other_does() {
+        let topology = Topology::new("e.");
+        let queues = ["default".to_owned()];
+        let producer = topology.access(Role::Producer, &queues);
+        let consumer = topology.access(Role::Consumer, &queues);
+        assert_eq!(producer.configure, format!("^(e\\.results\\.{ID}|e\\.workers\\.{ID})$"));
+        assert_eq!(consumer.configure, format!("^(e\\.control\\.{ID})$"));
+        assert!(!producer.read.contains("default") && !producer.read.contains("tasks"), "{}", producer.read);
+        assert_eq!(consumer.read, format!("^(e\\.default|e\\.control|e\\.control\\.{ID})$"));
+    }
+}
