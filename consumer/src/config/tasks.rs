@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use anyhow::Context as _;
 use clap::Args;
 use fetch::{Allow, Fetcher};
 use protocol::settings::secret_file;

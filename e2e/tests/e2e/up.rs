@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use e2e::guard::{self, Launch, Process};
 use e2e::{Env, procfs, until, users};
 use nix::sys::signal::Signal;

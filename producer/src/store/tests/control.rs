@@ -146,9 +146,13 @@ async fn a_revocation_that_workers_must_know_of_is_not_forgotten() {
         store.insert(fresh(id)).await.unwrap();
     }
     store.mark([Published("doubt".to_owned(), 1)].into(), false).await.unwrap();
-    let revoked = [store.revoke("doubt", now()).await.unwrap(), store.revoke("never", now()).await.unwrap()];
+    let revoked = [
+        store.revoke("doubt", &Whose::Anybody, now()).await.unwrap(),
+        store.revoke("never", &Whose::Anybody, now()).await.unwrap(),
+    ];
     assert_eq!(revoked, [Told, Never]);
-    let forgotten = [store.forget("doubt").await.unwrap(), store.forget("never").await.unwrap()];
+    let forgotten =
+        [store.forget("doubt", &Whose::Anybody).await.unwrap(), store.forget("never", &Whose::Anybody).await.unwrap()];
     assert_eq!(forgotten, [Forgotten::InDoubt, Forgotten::Done]);
 }
 

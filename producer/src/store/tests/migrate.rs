@@ -73,7 +73,7 @@ async fn a_full_store_of_every_schema_is_brought_up_to_date() {
         assert_eq!(retried, ["t21", "t11", "t1"], "from schema {version}");
         let ended = row(&store, "t7").await;
         assert_eq!((ended.result.unwrap().get(), ended.accepted.retry.max_retries), ("3", Some(3)));
-        let attempts = store.attempts("t7").await.unwrap().unwrap();
+        let attempts = store.attempts("t7", &Whose::Anybody).await.unwrap().unwrap();
         assert_eq!((attempts.len(), attempts[0].state), (1, Some(State::Success)));
         assert_eq!(store.outstanding(), 15, "what is due and has not ended");
         go_on(&store).await;
@@ -85,8 +85,8 @@ async fn go_on(store: &Store) {
     let before = store.counts().await.unwrap();
     record(store, [reply("t5", success("3"), Some(0), Some(9))].into()).await.unwrap();
     record(store, [reply("t6", Report::Started, Some(2), Some(0))].into()).await.unwrap();
-    assert!(matches!(store.forget("t7").await.unwrap(), Forgotten::Done));
-    assert_eq!(store.attempts("t6").await.unwrap().unwrap().len(), 1);
+    assert!(matches!(store.forget("t7", &Whose::Anybody).await.unwrap(), Forgotten::Done));
+    assert_eq!(store.attempts("t6", &Whose::Anybody).await.unwrap().unwrap().len(), 1);
     let after = store.counts().await.unwrap();
     let expected = Counts {
         success: before.success + 1,
