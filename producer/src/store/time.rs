@@ -51,8 +51,9 @@ impl Store {
     }
 }
 
-/// Ends expired rows. The plus keeps the stage from choosing the index: it is the one on `expires`.
-pub(super) const EXPIRE: &str = "UPDATE tasks SET state = ?2, stage = 'done', rank = ?3, error = ?4, finished_at = ?1
+/// Ends expired rows; of one in RETRY the next attempt. The plus keeps the stage from choosing the index: it is the one on `expires`.
+pub(super) const EXPIRE: &str = "UPDATE tasks SET state = ?2, stage = 'done', rank = ?3, error = ?4, finished_at = ?1,
+        retries = retries + (state = 'RETRY'), worker = iif(state = 'RETRY', NULL, worker)
     WHERE seq IN (SELECT seq FROM tasks
         WHERE expires IS NOT NULL AND stage IN ('scheduled', 'waiting') AND expires <= ?1
             AND (+stage = 'waiting' OR lost > 0) = ?6

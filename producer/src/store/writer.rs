@@ -11,8 +11,8 @@ use super::control::Control;
 use super::watch::{News, Watches};
 use super::write::{Changes, Done, Write};
 use super::{
-    Accepted, Child, Counted, Placed, Recorded, StoreError, Wake, batch, children, control, forget, insert, keys, lost,
-    relay, reports, revoke, task_types, time, watch,
+    Accepted, Child, Counted, Placed, Recorded, StoreError, Wake, batch, children, control, dead_letters, forget,
+    insert, keys, lost, relay, replay, reports, revoke, task_types, time, watch,
 };
 
 /// The most requests in one commit.
@@ -174,6 +174,9 @@ async fn apply(
         Write::Revoke(revoke, done) => settle(done, revoke::revoke(connection, &revoke, control, changes).await),
         Write::Purge(chunk, done) => settle(done, revoke::purge(connection, &chunk, control, changes).await),
         Write::Pause(queue, at, done) => settle(done, control::pause(connection, &queue, at, changes).await),
+        Write::Replay(task, done) => settle(done, replay::replay(connection, &task, changes).await),
+        Write::ReplayLetters(chunk, done) => settle(done, replay::replay_letters(connection, &chunk, changes).await),
+        Write::Dismiss(id, whose, now, done) => settle(done, dead_letters::dismiss(connection, &id, &whose, now).await),
         Write::Prune(before, done) => settle(done, time::prune(connection, before).await),
     }
 }
