@@ -10,6 +10,7 @@ mod children;
 mod commands;
 mod compose;
 mod contract;
+mod dead_letters;
 mod documents;
 mod events;
 mod faults;

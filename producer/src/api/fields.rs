@@ -1,5 +1,6 @@
 //! From a request's body to a task: every field is checked, and every bad one is named by its JSON pointer.
 
+mod edit;
 mod value;
 
 use actix_web::http::StatusCode;
@@ -8,6 +9,7 @@ use serde::Deserialize;
 use serde::de::{MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+pub use self::edit::edit;
 use self::value::{array, number, object, string, time};
 use super::problem::{FieldError, Problem};
 use crate::rules::{self, Limits};
@@ -18,12 +20,13 @@ use crate::store::{NewTask, UnixMs};
 /// # Errors
 /// 400 for what is not JSON, 422 for what is not a task.
 pub fn parse(body: &[u8], limits: &Limits, now: UnixMs) -> Result<NewTask, Problem> {
-    let not_json = |error: serde_json::Error| {
-        Problem::new(StatusCode::BAD_REQUEST, "not-json", format!("the body is not JSON: {error}"))
-    };
-    // Checked as a whole first, without recursion: deep nesting must not look like bad syntax, nor overflow the stack.
-    let raw: &RawValue = serde_json::from_slice(body).map_err(not_json)?;
-    check(raw, limits, now).map_err(Problem::fields)
+    check(json(body)?, limits, now).map_err(Problem::fields)
+}
+
+/// Checked as a whole first, without recursion: deep nesting must not look like bad syntax, nor overflow the stack.
+fn json(body: &[u8]) -> Result<&RawValue, Problem> {
+    serde_json::from_slice(body)
+        .map_err(|error| Problem::new(StatusCode::BAD_REQUEST, "not-json", format!("the body is not JSON: {error}")))
 }
 
 /// Checks what should be a task.
@@ -31,14 +34,9 @@ pub fn parse(body: &[u8], limits: &Limits, now: UnixMs) -> Result<NewTask, Probl
 /// # Errors
 /// All of its bad fields.
 pub fn check(raw: &RawValue, limits: &Limits, now: UnixMs) -> Result<NewTask, Vec<FieldError>> {
-    let Ok(Members(members)) = serde_json::from_str::<Members<'_>>(raw.get()) else {
-        let detail = "must be a JSON object".to_owned();
-        return Err(vec![FieldError { pointer: String::new(), detail }]);
-    };
-    let mut fields = Fields { members, errors: Vec::new(), now };
+    let mut fields = Fields::of(raw, now)?;
     let task = fields.task(limits);
-    fields.refuse_unknown();
-    if fields.errors.is_empty() { Ok(task) } else { Err(fields.errors) }
+    fields.end(&KNOWN).map(|()| task)
 }
 
 /// The members of an object in their order, duplicates kept.
@@ -74,6 +72,14 @@ struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
+    fn of(raw: &'a RawValue, now: UnixMs) -> Result<Self, Vec<FieldError>> {
+        let Ok(Members(members)) = serde_json::from_str::<Members<'_>>(raw.get()) else {
+            let detail = "must be a JSON object".to_owned();
+            return Err(vec![FieldError { pointer: String::new(), detail }]);
+        };
+        Ok(Self { members, errors: Vec::new(), now })
+    }
+
     fn task(&mut self, limits: &Limits) -> NewTask {
         let task = self.name();
         let args = self.field("args", array).unwrap_or_else(rules::no_args);
@@ -164,11 +170,12 @@ impl<'a> Fields<'a> {
     }
 
     /// A misspelled option must not be ignored in silence.
-    fn refuse_unknown(&mut self) {
+    fn end(mut self, known: &[&str]) -> Result<(), Vec<FieldError>> {
         for (name, _) in std::mem::take(&mut self.members) {
-            let known = KNOWN.contains(&name.as_str());
-            self.refuse(&name, if known { "is given twice" } else { "is not a field of a task" });
+            let is_known = known.contains(&name.as_str());
+            self.refuse(&name, if is_known { "is given twice" } else { "is not a field of this" });
         }
+        if self.errors.is_empty() { Ok(()) } else { Err(self.errors) }
     }
 }
 
