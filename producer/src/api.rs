@@ -9,6 +9,7 @@ mod batch;
 mod body;
 mod callback;
 mod catalog;
+mod dead_letters;
 mod depth;
 mod events;
 mod fields;
@@ -23,6 +24,7 @@ mod prefer;
 mod problem;
 mod query;
 mod quota;
+mod retry;
 mod revoke;
 mod server;
 mod shown;
@@ -110,6 +112,10 @@ fn routes(config: &mut web::ServiceConfig) {
             web::resource("/v1/tasks/{id}/revoke").route(web::post().to(revoke::revoke)).default_service(other("POST")),
         )
         .service(
+            web::resource("/v1/tasks/{id}/retry").route(web::post().to(retry::retry)).default_service(other("POST")),
+        )
+        .configure(dead_letter_routes)
+        .service(
             web::resource("/v1/queues/{queue}/pause")
                 .route(web::post().to(pause::pause))
                 .default_service(other("POST")),
@@ -159,6 +165,32 @@ fn routes(config: &mut web::ServiceConfig) {
         .service(web::resource("/openapi.json").route(get().to(openapi::openapi)).default_service(other(READ)))
         .service(web::resource("/docs").route(get().to(openapi::docs)).default_service(other(READ)))
         .default_service(web::to(not_found));
+}
+
+fn dead_letter_routes(config: &mut web::ServiceConfig) {
+    let get = || web::route().guard(guard::Any(guard::Get()).or(guard::Head()));
+    let other =
+        |allowed| web::to(move |request: HttpRequest| std::future::ready(method_not_allowed(&request, allowed)));
+    config
+        .service(web::resource("/v1/dead-letters").route(get().to(dead_letters::letters)).default_service(other(READ)))
+        .service(
+            // A client may have chosen `replay` as an id, as above.
+            web::resource("/v1/dead-letters/replay")
+                .guard(guard::Not(guard::Any(guard::Get()).or(guard::Head()).or(guard::Delete())))
+                .route(web::post().to(dead_letters::bulk::replay))
+                .default_service(other("GET, HEAD, POST, DELETE")),
+        )
+        .service(
+            web::resource("/v1/dead-letters/{id}")
+                .route(get().to(dead_letters::letter))
+                .route(web::delete().to(dead_letters::dismiss))
+                .default_service(other("GET, HEAD, DELETE")),
+        )
+        .service(
+            web::resource("/v1/dead-letters/{id}/replay")
+                .route(web::post().to(retry::replay))
+                .default_service(other("POST")),
+        );
 }
 
 /// The methods of what can only be read.

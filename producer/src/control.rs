@@ -63,7 +63,7 @@ impl Control {
                     Ok(())
                 }
                 revoked = self.store.untold() => {
-                    self.tell_revoked(&revoked).await;
+                    self.tell_revoked(&To::All, revoked).await;
                     Ok(())
                 }
                 Ok(()) = link.changed() => self.tell_all(&To::All, &mut pauses).await,
@@ -115,13 +115,11 @@ impl Control {
             let tasks = self.store.revoked_before(before).await?;
             let Some(last) = tasks.last() else { break };
             before = last.seq;
-            let mut by_reason: BTreeMap<String, Vec<String>> = BTreeMap::new();
+            let mut by_reason: BTreeMap<String, Vec<(String, UnixMs)>> = BTreeMap::new();
             for task in tasks {
-                by_reason.entry(task.reason).or_default().push(task.id);
+                by_reason.entry(task.reason).or_default().push((task.id, task.at));
             }
-            for (reason, task_ids) in by_reason {
-                self.say(to, &Command::Revoke { task_ids, reason }).await;
-            }
+            self.tell_revoked(to, by_reason).await;
         }
         Ok(())
     }
@@ -137,11 +135,11 @@ impl Control {
         }
     }
 
-    async fn tell_revoked(&self, revoked: &BTreeMap<String, Vec<String>>) {
-        for (reason, ids) in revoked {
-            for task_ids in ids.chunks(MAX_IDS) {
-                let (task_ids, reason) = (task_ids.to_vec(), reason.clone());
-                self.say(&To::All, &Command::Revoke { task_ids, reason }).await;
+    async fn tell_revoked(&self, to: &To, revoked: BTreeMap<String, Vec<(String, UnixMs)>>) {
+        for (reason, tasks) in revoked {
+            for tasks in tasks.chunks(MAX_IDS) {
+                let (task_ids, at) = tasks.iter().cloned().unzip();
+                self.say(to, &Command::Revoke { task_ids, at, reason: reason.clone() }).await;
             }
         }
     }

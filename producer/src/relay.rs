@@ -171,6 +171,7 @@ impl Relay {
             durable_reply: true,
             retry: task.retry,
             publish: Some(task.publish),
+            since: Some(task.since),
             submit: None,
             origin: &self.origin,
             root_id: task.parent.as_ref().map(|parent| parent.root_id.as_str()),

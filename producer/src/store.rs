@@ -10,6 +10,7 @@ mod callbacks;
 mod children;
 mod column;
 mod control;
+mod dead_letters;
 mod depth;
 mod forget;
 mod insert;
@@ -20,6 +21,7 @@ mod open;
 mod quota;
 mod read;
 mod relay;
+mod replay;
 mod reports;
 mod revoke;
 mod secrets;
@@ -39,15 +41,17 @@ use protocol::state::State;
 use serde_json::value::RawValue;
 
 pub use api_keys::{ApiKey, KeyLimits, Keybook};
-pub use attempts::Attempt;
+pub use attempts::{Attempt, Provenance};
 pub use batch::Atomicity;
 pub use callbacks::{Callback, CallbackStanding, DueCallback};
+pub use dead_letters::{LetterFilter, LetterPlace};
 pub use depth::MAX_AHEAD;
 pub use forget::Forgotten;
 pub use keys::{Accepted, IdempotencyKey};
 pub use list::Filter;
 pub use open::Store;
 pub use quota::Excess;
+pub use replay::{Bulk, Edit, Pace, Replay, Replayed, Route};
 pub use revoke::Revocation;
 pub use secrets::{Secret, secret_at};
 pub use stats::Counts;
@@ -280,6 +284,8 @@ pub struct DueTask {
     pub retries: u32,
     /// Which publish of this task this is, from 1.
     pub publish: u32,
+    /// When it was accepted, or replayed for the last time.
+    pub since: UnixMs,
 }
 
 /// A task that the broker confirmed, and which of its publishes that was.

@@ -39,6 +39,12 @@ pub enum Control {
     Revoke {
         /// At most [`MAX_IDS`].
         task_ids: Vec<String>,
+        /// When each was revoked, ms since 1970, in the same order: a life that began later is another ([`SINCE`]). One
+        /// without is revoked whenever it began.
+        ///
+        /// [`SINCE`]: crate::message::SINCE
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        at: Vec<i64>,
         /// What the tasks' REVOKED says.
         #[serde(default = "revoked")]
         reason: String,
@@ -82,6 +88,9 @@ pub enum BadControl {
     /// Above [`MAX_IDS`].
     #[error("task_ids: {0}, there may be {MAX_IDS}")]
     TooMany(usize),
+    /// More times than tasks.
+    #[error("at: {0} times")]
+    Times(usize),
     /// Above [`MAX_TEXT_BYTES`].
     #[error("{0}: is empty or longer than {MAX_TEXT_BYTES} bytes")]
     Text(&'static str),
@@ -125,7 +134,8 @@ impl Control {
     fn check(&self) -> Result<(), BadControl> {
         match self {
             Self::Revoke { task_ids, .. } if task_ids.len() > MAX_IDS => Err(BadControl::TooMany(task_ids.len())),
-            Self::Revoke { task_ids, reason } => {
+            Self::Revoke { task_ids, at, .. } if at.len() > task_ids.len() => Err(BadControl::Times(at.len())),
+            Self::Revoke { task_ids, reason, .. } => {
                 task_ids.iter().try_for_each(|id| text("task_ids", id))?;
                 text("reason", reason)
             }
@@ -159,14 +169,18 @@ mod tests {
         let body: Value = serde_json::from_slice(&pause.encode().unwrap().body).unwrap();
         assert_eq!(body, json!({"version": 1, "type": "pause", "queue": "default", "by": "s"}));
         let newer = json!({"version": 2, "type": "revoke", "task_ids": ["a"], "signal": "KILL"});
-        let revoke = Control::Revoke { task_ids: vec!["a".to_owned()], reason: REVOKED.to_owned() };
+        let revoke = Control::Revoke { task_ids: vec!["a".to_owned()], at: vec![], reason: REVOKED.to_owned() };
         assert_eq!(of(&newer).unwrap(), revoke);
         assert_eq!(of(&json!({"type": "answered", "more": 1})).unwrap(), Control::Answered);
     }
 
     #[test]
     fn what_is_beyond_a_bound_is_neither_sent_nor_read() {
-        let ids = |count: usize| Control::Revoke { task_ids: vec!["x".repeat(64); count], reason: revoked() };
+        let ids = |count: usize| Control::Revoke {
+            task_ids: vec!["x".repeat(64); count],
+            at: vec![i64::MAX; count],
+            reason: revoked(),
+        };
         let full = ids(MAX_IDS).encode().unwrap();
         assert!(full.body.len() < MAX_BYTES && Control::decode(&full).is_ok());
         assert!(matches!(ids(MAX_IDS + 1).encode(), Err(BadControl::TooMany(_))));
@@ -174,6 +188,7 @@ mod tests {
             json!({"type": "revoke", "task_ids": vec!["x"; MAX_IDS + 1]}),
             json!({"type": "revoke", "task_ids": ["x".repeat(256)]}),
             json!({"type": "revoke", "task_ids": [""]}),
+            json!({"type": "revoke", "task_ids": ["a"], "at": [1, 2]}),
             json!({"type": "revoke", "task_ids": "a"}),
             json!({"type": "pause", "queue": "q"}),
             json!({"type": "shutdown"}),
@@ -189,8 +204,11 @@ mod tests {
     fn any_control() -> impl Strategy<Value = Control> {
         let name = || "[a-z0-9_.@-]{1,80}";
         prop_oneof![
-            (prop::collection::vec(".{1,20}", 0..20), name())
-                .prop_map(|(task_ids, reason)| Control::Revoke { task_ids, reason }),
+            (prop::collection::vec(".{1,20}", 0..20), name()).prop_map(|(task_ids, reason)| Control::Revoke {
+                at: vec![7; task_ids.len() / 2],
+                task_ids,
+                reason
+            }),
             (name(), name()).prop_map(|(queue, by)| Control::Pause { queue, by }),
             (name(), name()).prop_map(|(queue, by)| Control::Resume { queue, by }),
             name().prop_map(|worker| Control::Ask { worker }),

@@ -30,6 +30,9 @@ pub const REPLY: &str = "errand-reply";
 pub const REPLY_DURABLE: &str = "durable";
 /// Header, integer: how many times the producer has published this task, for telling a late loss from a new one.
 pub const PUBLISH: &str = "errand-publish";
+/// Header, integer, ms since 1970: since when this life of the task lasts, its acceptance or its latest replay. A
+/// revocation from before is not for it.
+pub const SINCE: &str = "errand-since";
 /// Header, integer: how often workers that died gave back the messages before this one, which the broker counts anew.
 pub const RETURNS: &str = "errand-returns";
 

@@ -78,6 +78,8 @@ pub struct Standing {
     pub retries: u32,
     /// The order among the reports of one attempt and rank.
     pub seq: u32,
+    /// The attempt that its latest replay began with, 0 without one. Reports of earlier attempts are of an earlier life.
+    pub replayed_from: u32,
 }
 
 /// What a report claims. A stock Celery worker says neither attempt nor order.
@@ -93,25 +95,35 @@ pub struct Claim {
 
 impl Standing {
     /// Of a task that was just accepted.
-    pub const ACCEPTED: Self = Self { state: State::Pending, retries: 0, seq: 0 };
+    pub const ACCEPTED: Self = Self { state: State::Pending, retries: 0, seq: 0, replayed_from: 0 };
 
     /// Where the task stands after the claim, `None` when the claim is too late to count.
     ///
-    /// The first terminal claim wins whatever its attempt, and nothing follows it. Among open states the order is
-    /// (attempt, rank, seq), strictly rising, so a duplicate changes nothing. The store's guard is this rule in SQL.
+    /// The first terminal claim of a life wins whatever its attempt, and no claim follows it. Among open states the order
+    /// is (attempt, rank, seq), strictly rising, so a duplicate changes nothing. What was claimed of a life before the
+    /// latest replay is too late. The store's guard is this rule in SQL.
     #[must_use]
     pub fn after(self, claim: Claim) -> Option<Self> {
-        if self.state.is_terminal() {
+        let retries = claim.retries.unwrap_or(self.retries);
+        if self.state.is_terminal() || retries < self.replayed_from {
             return None;
         }
-        let retries = claim.retries.unwrap_or(self.retries);
         let seq = claim.seq.unwrap_or(self.seq.saturating_add(1));
-        let next = Self { state: claim.state, retries, seq };
+        let next = Self { state: claim.state, retries, seq, ..self };
         if claim.state.is_terminal() {
             // A late end of an earlier attempt closes the task, and the attempts that were made stay counted.
             return Some(Self { retries: retries.max(self.retries), ..next });
         }
         (next.key() > self.key()).then_some(next)
+    }
+
+    /// Where a task stands that was given up or revoked and is to run again, at the next attempt: never back at 0, so
+    /// that what is still under way of the life before loses. `None` for a task that goes on or has succeeded.
+    #[must_use]
+    pub fn replayed(self) -> Option<Self> {
+        let retries = self.retries.saturating_add(1);
+        let is_over = matches!(self.state, State::Failure | State::Revoked);
+        is_over.then_some(Self { state: State::Pending, retries, seq: 0, replayed_from: retries })
     }
 
     fn key(self) -> (u32, u8, u32) {
@@ -195,7 +207,26 @@ mod tests {
             let n = claims.len();
             claims.swap(swap % n, (swap * 7 + 3) % n);
             let standing = fold(&claims);
-            prop_assert_eq!(standing, Standing { state: State::Started, retries: failures, seq: 2 });
+            let expected = Standing { state: State::Started, retries: failures, seq: 2, replayed_from: 0 };
+            prop_assert_eq!(standing, expected);
+        }
+
+        #[test]
+        fn nothing_of_an_earlier_life_reaches_a_replayed_task(
+            claims in prop::collection::vec(any_claim(), 0..20), late in any_claim(),
+        ) {
+            let before = fold(&claims);
+            let Some(replayed) = before.replayed() else {
+                prop_assert!(!before.state.is_terminal() || before.state == State::Success);
+                return Ok(());
+            };
+            prop_assert!(replayed.key() > before.key(), "an event of it follows every event before");
+            let is_old = late.retries.is_some_and(|retries| retries <= before.retries);
+            if is_old {
+                prop_assert_eq!(replayed.after(late), None);
+            }
+            let end = Claim { state: State::Success, retries: Some(replayed.retries), seq: Some(0) };
+            prop_assert_eq!(replayed.after(end).map(|at| at.state), Some(State::Success));
         }
     }
 

@@ -70,6 +70,8 @@ pub struct Task {
     pub durable_reply: bool,
     /// How many times the producer has published it.
     pub publish: Option<u32>,
+    /// Since when this life of it lasts, ms since 1970; none of a client of Celery's says it.
+    pub since: Option<i64>,
     /// The queue that it is to run in, when it is a child for a producer to take in; no worker receives one.
     pub submit: Option<String>,
 }

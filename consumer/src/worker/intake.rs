@@ -16,7 +16,6 @@ use super::gates::{Entry, Place};
 use super::run::Attempt;
 use super::runs::{Admission, Key};
 use super::settle::{Due, Followup, Origin, settle};
-use crate::context::Cancelled;
 use crate::disposition::{Disposition, Outcome, decide};
 use crate::handler::TaskError;
 use crate::registry::ErasedHandler;
@@ -53,8 +52,8 @@ impl Intake {
 
     /// The id is known as revoked before its runs are cancelled: one that starts in between finds it there.
     fn hear(&self, delivery: Delivery) {
-        for id in self.worker.remote.hear(&delivery.message) {
-            self.worker.runs.cancel_task(&id, Cancelled::Revoked);
+        for revocation in self.worker.remote.hear(&delivery.message) {
+            self.worker.runs.revoke(&revocation);
         }
         self.worker.tracker.spawn(settle(vec![delivery], Due::Ack));
     }
@@ -74,15 +73,15 @@ impl Intake {
     }
 
     fn admit(&self, task: Task, message: Message, queue: String, delivery: Delivery) {
-        let key = (task.id.clone(), task.retries);
+        let key = Key::of(&task);
         let redelivered = delivery.redelivered;
         match self.worker.runs.admit(&key, delivery, redelivered) {
             Admission::Start => {
                 self.worker.tracker.spawn(life(self.worker.clone(), key, task, message, queue));
             }
-            Admission::Joined => tracing::debug!(task_id = %key.0, "delivered again while it runs"),
+            Admission::Joined => tracing::debug!(task_id = %key.task_id, "delivered again while it runs"),
             Admission::Done(delivery) => {
-                tracing::debug!(task_id = %key.0, "delivered again after it was done");
+                tracing::debug!(task_id = %key.task_id, "delivered again after it was done");
                 self.worker.tracker.spawn(settle(vec![*delivery], Due::Ack));
             }
         }
@@ -171,7 +170,7 @@ async fn attempt(worker: &Arc<Worker>, key: &Key, task: &Task, message: &Message
     match run.run(pass).await {
         Ok((outcome, started_at)) => {
             let outcome = unless_stopping(outcome, worker.stop.is_cancelled());
-            let outcome = unless_revoked(outcome, worker.remote.revoked(&task.id));
+            let outcome = unless_revoked(outcome, worker.remote.revoked(task));
             dispose(worker, &origin, outcome, policy, Some(started_at)).await
         }
         Err(error) => {
@@ -196,7 +195,7 @@ async fn dispose(
 
 /// A revoked task is not started, whatever it waited for.
 async fn refuse_revoked(worker: &Worker, origin: &Origin<'_>) -> Option<Due> {
-    let reason = worker.remote.revoked(&origin.task.id)?;
+    let reason = worker.remote.revoked(origin.task)?;
     let outcome = Outcome::Revoked(reason.to_string());
     Some(dispose(worker, origin, outcome, RetryPolicy::default(), None).await)
 }

@@ -11,12 +11,14 @@ use std::time::Duration;
 use protocol::amqp::{Publish, Publisher, QueueSpec, Steering, Wanted};
 use protocol::control::{Control, PATIENCE, TOLD_TTL};
 use protocol::message::Message;
+use protocol::task::Task;
 use protocol::topology::Topology;
 use tokio::sync::watch;
 use tokio::time::{Instant, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+pub(super) use self::revoked::Revocation;
 use self::revoked::Revoked;
 
 /// How often the question is repeated while nobody has answered: a producer may just be connecting.
@@ -53,13 +55,14 @@ impl Remote {
         &self.queue
     }
 
-    /// Takes in a command; the ids that it revokes, for those of them that run. What is none is a stranger's.
-    pub(super) fn hear(&self, message: &Message) -> Vec<String> {
+    /// Takes in a command; what it revokes, for those of them that run. What is none is a stranger's.
+    pub(super) fn hear(&self, message: &Message) -> Vec<Revocation> {
         match Control::decode(message) {
-            Ok(Control::Revoke { task_ids, reason }) => {
+            Ok(Control::Revoke { task_ids, at, reason }) => {
                 tracing::debug!(count = task_ids.len(), reason, "told that tasks are revoked");
-                lock(&self.revoked).insert(&task_ids, &reason, Instant::now());
-                return task_ids;
+                let revocations = Revocation::of(task_ids, &at);
+                lock(&self.revoked).insert(&revocations, &reason, Instant::now());
+                return revocations;
             }
             Ok(Control::Pause { queue, by }) => self.pause(queue, by),
             Ok(Control::Resume { queue, by }) => self.resume(queue, by),
@@ -113,8 +116,8 @@ impl Remote {
     }
 
     /// Why a task is not to be run, `None` when it is.
-    pub(super) fn revoked(&self, task_id: &str) -> Option<Arc<str>> {
-        lock(&self.revoked).reason(task_id, Instant::now())
+    pub(super) fn revoked(&self, task: &Task) -> Option<Arc<str>> {
+        lock(&self.revoked).reason(&task.id, task.since, Instant::now())
     }
 
     /// Whether a queue, without the prefix, is not to be consumed.

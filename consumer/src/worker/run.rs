@@ -70,7 +70,7 @@ impl Attempt<'_> {
         });
         let progress = control.progress();
         worker.runs.control(self.key, control);
-        if worker.remote.revoked(&task.id).is_some() {
+        if worker.remote.revoked(task).is_some() {
             worker.runs.cancel(self.key, Cancelled::Revoked);
         }
         let ended = tokio::select! {

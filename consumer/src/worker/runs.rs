@@ -1,4 +1,4 @@
-//! What runs here, keyed by (task id, attempt), with the deliveries that each run settles.
+//! What runs here, keyed by (task id, attempt, life), with the deliveries that each run settles.
 //!
 //! A redelivery of a run that is still under way joins it and starts nothing: after a lost connection every task that
 //! runs comes again. One that was done while its ack could not be sent is acked when it comes again.
@@ -8,10 +8,25 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use protocol::heartbeat::{MAX_RUNNING, RunningTask};
 
+use protocol::task::Task;
+
+use super::remote::Revocation;
 use crate::context::{Cancelled, ContextControl};
 
-/// A task id and an attempt.
-pub(super) type Key = (String, u32);
+/// An attempt of a task.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    pub(super) task_id: String,
+    attempt: u32,
+    /// A client may use the id of a task that was forgotten for another one.
+    since: Option<i64>,
+}
+
+impl Key {
+    pub(super) fn of(task: &Task) -> Self {
+        Self { task_id: task.id.clone(), attempt: task.retries, since: task.since }
+    }
+}
 
 /// Runs that are remembered when they are done, for redeliveries.
 const REMEMBERED: usize = 10_000;
@@ -58,7 +73,7 @@ impl<D> Runs<D> {
             run.deliveries.push(delivery);
             return Admission::Joined;
         }
-        // Only a redelivery: a client may use an id again on purpose.
+        // Only a redelivery: a client of Celery's may use an id again on purpose.
         if redelivered && state.done.contains(key) {
             return Admission::Done(Box::new(delivery));
         }
@@ -84,12 +99,14 @@ impl<D> Runs<D> {
         }
     }
 
-    /// Asks every attempt of a task to end.
-    pub(super) fn cancel_task(&self, task_id: &str, reason: Cancelled) {
+    /// Asks every attempt of a revoked task to end.
+    pub(super) fn revoke(&self, revocation: &Revocation) {
         let state = self.lock();
-        let runs = state.running.iter().filter(|((id, _), _)| id == task_id);
-        for control in runs.filter_map(|(_, run)| run.control.as_ref()) {
-            control.cancel(reason);
+        let is_revoked = |key: &Key| key.task_id == revocation.task_id && revocation.is_for(key.since);
+        for (_, run) in state.running.iter().filter(|(key, _)| is_revoked(key)) {
+            if let Some(control) = &run.control {
+                control.cancel(Cancelled::Revoked);
+            }
         }
     }
 
@@ -124,7 +141,7 @@ impl<D> Runs<D> {
     pub(super) fn running(&self) -> Vec<RunningTask> {
         let state = self.lock();
         let keys = state.running.keys().take(MAX_RUNNING);
-        keys.map(|(task_id, retries)| RunningTask { task_id: task_id.clone(), retries: *retries }).collect()
+        keys.map(|key| RunningTask { task_id: key.task_id.clone(), retries: key.attempt }).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, State<D>> {
@@ -138,7 +155,11 @@ mod tests {
     use crate::context::{Context, ContextParts};
 
     fn key() -> Key {
-        ("a".to_owned(), 1)
+        key_of("a", 1)
+    }
+
+    fn key_of(task_id: &str, attempt: u32) -> Key {
+        Key { task_id: task_id.to_owned(), attempt, since: Some(7) }
     }
 
     #[test]
@@ -146,7 +167,7 @@ mod tests {
         let runs = Runs::default();
         assert_eq!(runs.admit(&key(), "first", false), Admission::Start);
         assert_eq!(runs.admit(&key(), "again", true), Admission::Joined);
-        assert_eq!(runs.admit(&("a".to_owned(), 2), "next attempt", false), Admission::Start);
+        assert_eq!(runs.admit(&key_of("a", 2), "next attempt", false), Admission::Start);
         assert_eq!(runs.end(&key()), ["first", "again"]);
         assert_eq!(runs.running().len(), 1);
     }
@@ -159,6 +180,8 @@ mod tests {
         runs.end(&key());
         assert_eq!(runs.admit(&key(), "again", true), Admission::Done(Box::new("again")));
         assert_eq!(runs.admit(&key(), "on purpose", false), Admission::Start);
+        let other = Key { since: Some(8), ..key() };
+        assert_eq!(runs.admit(&other, "another task of the same id", true), Admission::Start);
     }
 
     #[test]
@@ -173,10 +196,10 @@ mod tests {
     fn only_the_latest_are_remembered() {
         let runs = Runs::<()>::default();
         for number in 0..=REMEMBERED {
-            runs.remember(&(number.to_string(), 0));
+            runs.remember(&key_of(&number.to_string(), 0));
         }
-        assert_eq!(runs.admit(&("0".to_owned(), 0), (), true), Admission::Start);
-        assert_eq!(runs.admit(&("1".to_owned(), 0), (), true), Admission::Done(Box::new(())));
+        assert_eq!(runs.admit(&key_of("0", 0), (), true), Admission::Start);
+        assert_eq!(runs.admit(&key_of("1", 0), (), true), Admission::Done(Box::new(())));
     }
 
     #[test]

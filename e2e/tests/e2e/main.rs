@@ -12,6 +12,7 @@ mod children;
 mod commands;
 mod compose;
 mod contract;
+mod dead_letters;
 mod documents;
 mod events;
 mod faults;

@@ -8,11 +8,11 @@ use utoipa::ToSchema;
 
 use super::Api;
 use super::openapi::answers::{NoStore, NoTask};
-use super::openapi::schemas::{ErrorView, TaskId};
+use super::openapi::schemas::{Any, ErrorView, TaskId};
 use super::problem::Problem;
 use super::view::time;
 use crate::keyring::Caller;
-use crate::store::Attempt;
+use crate::store::{Attempt, Provenance, Route};
 
 /// The attempts of a task.
 #[derive(Debug, Serialize, ToSchema)]
@@ -38,12 +38,49 @@ pub struct AttemptView {
     /// When the next attempt was due.
     #[schema(format = DateTime)]
     retry_at: Option<String>,
+    /// The replay that asked for it, null when it followed by itself.
+    replay: Option<ReplayView>,
+}
+
+/// Where an attempt of a task that had ended comes from.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ReplayView {
+    #[schema(format = DateTime)]
+    at: Option<String>,
+    route: ReplayRoute,
+    /// Whether the arguments are others since then.
+    edited: bool,
+    /// The arguments before, null when they were not edited.
+    before: Option<ArgumentsView>,
+}
+
+/// What a task was called with.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ArgumentsView {
+    #[schema(value_type = Vec<Any>)]
+    args: Box<RawValue>,
+    #[schema(value_type = Object)]
+    kwargs: Box<RawValue>,
+}
+
+/// By which call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum ReplayRoute {
+    /// `POST /v1/tasks/{id}/retry`
+    Task,
+    /// `POST /v1/dead-letters/{id}/replay`
+    DeadLetter,
+    /// `POST /v1/dead-letters/replay`
+    DeadLetters,
 }
 
 /// How an attempt stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum AttemptState {
+    /// A replay asked for it, and no worker has said that it runs.
+    Pending,
     /// It runs.
     Started,
     /// It failed and another one follows.
@@ -60,7 +97,7 @@ pub enum AttemptState {
 
 /// The attempts of a task
 ///
-/// None of a task that was never started.
+/// None of a task that was never started, unless a replay asked for one.
 #[utoipa::path(get, path = "/v1/tasks/{id}/attempts", tag = "tasks",
     params(("id" = inline(TaskId), Path, description = "Its id")),
     responses((status = 200, description = "The attempts", body = AttemptList), NoTask, NoStore))]
@@ -77,7 +114,8 @@ fn view(attempt: Attempt) -> AttemptView {
         started_at: time(attempt.started_at),
         ended_at: time(attempt.ended_at),
         state: match attempt.state {
-            Some(State::Pending | State::Started) => AttemptState::Started,
+            Some(State::Pending) => AttemptState::Pending,
+            Some(State::Started) => AttemptState::Started,
             Some(State::Retry) => AttemptState::Retry,
             Some(State::Success) => AttemptState::Success,
             Some(State::Failure) => AttemptState::Failure,
@@ -86,5 +124,19 @@ fn view(attempt: Attempt) -> AttemptView {
         },
         error: attempt.error,
         retry_at: time(attempt.retry_at),
+        replay: attempt.provenance.map(replay),
+    }
+}
+
+fn replay(provenance: Provenance) -> ReplayView {
+    ReplayView {
+        at: time(Some(provenance.at)),
+        route: match provenance.route {
+            Route::Task => ReplayRoute::Task,
+            Route::Letter => ReplayRoute::DeadLetter,
+            Route::Letters => ReplayRoute::DeadLetters,
+        },
+        edited: provenance.before.is_some(),
+        before: provenance.before.map(|(args, kwargs)| ArgumentsView { args, kwargs }),
     }
 }

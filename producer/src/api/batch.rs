@@ -136,13 +136,9 @@ pub async fn batch(
 
 fn atomicity(query: &str) -> Result<Atomicity, Problem> {
     let mut query = Parameters::read(query)?;
-    let partial = query.one("partial", |value| match value {
-        "true" => Ok(true),
-        "false" => Ok(false),
-        _ => Err("must be true or false".to_owned()),
-    });
+    let is_partial = query.flag("partial");
     query.end()?;
-    Ok(if partial == Some(true) { Atomicity::Each } else { Atomicity::All })
+    Ok(if is_partial { Atomicity::Each } else { Atomicity::All })
 }
 
 /// The limit that the batch as a whole is beyond, unless something else is wrong with it.

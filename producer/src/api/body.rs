@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use actix_web::HttpRequest;
 use actix_web::http::StatusCode;
-use actix_web::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use actix_web::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING};
 use actix_web::web::{BytesMut, Payload};
 use futures_util::StreamExt;
 use tokio::time::timeout;
@@ -23,6 +23,19 @@ const DEADLINE: Duration = Duration::from_secs(10);
 /// 415 for another content type or any content encoding, 413 above the bound, 408 when it does not come in time.
 pub async fn read_json(request: &HttpRequest, payload: Payload) -> Result<BytesMut, Problem> {
     read_body(request, payload, &SUBMIT).await
+}
+
+/// As [`read_json`], but a request may come without a body, and then without a content type.
+///
+/// # Errors
+/// As of [`read_json`].
+pub async fn read_if_any(request: &HttpRequest, payload: Payload) -> Result<BytesMut, Problem> {
+    let headers = request.headers();
+    let is_empty = headers.get(CONTENT_LENGTH).is_none_or(|length| length == "0");
+    if is_empty && !headers.contains_key(TRANSFER_ENCODING) {
+        return Ok(BytesMut::new());
+    }
+    read_json(request, payload).await
 }
 
 /// What a body may be.
@@ -68,7 +81,7 @@ fn refuse_by_head(request: &HttpRequest, bounds: &Bounds) -> Option<Problem> {
         let detail = "the body must not be compressed";
         return Some(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-content-encoding", detail));
     }
-    let length = header(actix_web::http::header::CONTENT_LENGTH).parse::<usize>().unwrap_or(0);
+    let length = header(CONTENT_LENGTH).parse::<usize>().unwrap_or(0);
     (length > bounds.bytes).then(|| too_large(bounds.bytes))
 }
 

@@ -1,5 +1,6 @@
 //! From a request's body to a task: every field is checked, and every bad one is named by its JSON pointer.
 
+mod edit;
 mod value;
 
 use actix_web::http::StatusCode;
@@ -9,6 +10,7 @@ use serde::Deserialize;
 use serde::de::{MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+pub use self::edit::edit;
 use self::value::{array, number, object, string, time};
 use super::problem::{FieldError, Problem};
 use crate::rules::{self, Limits};
@@ -19,12 +21,13 @@ use crate::store::{Callback, NewTask, UnixMs};
 /// # Errors
 /// 400 for what is not JSON, 422 for what is not a task.
 pub fn parse(body: &[u8], limits: &Limits, now: UnixMs) -> Result<NewTask, Problem> {
-    let not_json = |error: serde_json::Error| {
-        Problem::new(StatusCode::BAD_REQUEST, "not-json", format!("the body is not JSON: {error}"))
-    };
-    // Checked as a whole first, without recursion: deep nesting must not look like bad syntax, nor overflow the stack.
-    let raw: &RawValue = serde_json::from_slice(body).map_err(not_json)?;
-    check(raw, limits, now).map_err(Problem::fields)
+    check(json(body)?, limits, now).map_err(Problem::fields)
+}
+
+/// Checked as a whole first, without recursion: deep nesting must not look like bad syntax, nor overflow the stack.
+fn json(body: &[u8]) -> Result<&RawValue, Problem> {
+    serde_json::from_slice(body)
+        .map_err(|error| Problem::new(StatusCode::BAD_REQUEST, "not-json", format!("the body is not JSON: {error}")))
 }
 
 /// Checks what should be a task.
@@ -32,16 +35,9 @@ pub fn parse(body: &[u8], limits: &Limits, now: UnixMs) -> Result<NewTask, Probl
 /// # Errors
 /// All of its bad fields.
 pub fn check(raw: &RawValue, limits: &Limits, now: UnixMs) -> Result<NewTask, Vec<FieldError>> {
-    let members = match serde_json::from_str::<Members<'_>>(raw.get()) {
-        Ok(Members(members)) => members,
-        // Its syntax was checked, so one of its names is no text: it holds half a surrogate pair.
-        Err(error) if raw.get().starts_with('{') => return Err(whole(format!("has a bad name: {error}"))),
-        Err(_) => return Err(whole("must be a JSON object".to_owned())),
-    };
-    let mut fields = Fields { members, errors: Vec::new(), now };
+    let mut fields = Fields::of(raw, now)?;
     let task = fields.task(limits);
-    fields.refuse_others(&KNOWN, "is not a field of a task");
-    if fields.errors.is_empty() { Ok(task) } else { Err(fields.errors) }
+    fields.end(&KNOWN, "a task").map(|()| task)
 }
 
 fn whole(detail: String) -> Vec<FieldError> {
@@ -81,6 +77,15 @@ struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
+    fn of(raw: &'a RawValue, now: UnixMs) -> Result<Self, Vec<FieldError>> {
+        match serde_json::from_str::<Members<'_>>(raw.get()) {
+            Ok(Members(members)) => Ok(Self { members, errors: Vec::new(), now }),
+            // Its syntax was checked, so one of its names is no text: it holds half a surrogate pair.
+            Err(error) if raw.get().starts_with('{') => Err(whole(format!("has a bad name: {error}"))),
+            Err(_) => Err(whole("must be a JSON object".to_owned())),
+        }
+    }
+
     fn task(&mut self, limits: &Limits) -> NewTask {
         let task = self.name();
         let args = self.field("args", array).unwrap_or_else(rules::no_args);
@@ -174,26 +179,32 @@ impl<'a> Fields<'a> {
 
     fn callback(&mut self, limits: &Limits) -> Option<Callback> {
         let raw = self.field("callback", |raw| object(raw).map(|_| raw))?;
-        let Members(members) = serde_json::from_str(raw.get()).unwrap_or(Members(Vec::new()));
-        let mut own = Fields { members, errors: Vec::new(), now: self.now };
+        let read = self.read_callback(raw, limits);
+        let within = |error: FieldError| FieldError { pointer: format!("/callback{}", error.pointer), ..error };
+        read.map_err(|errors| self.errors.extend(errors.into_iter().map(within))).ok()?
+    }
+
+    fn read_callback(&self, raw: &'a RawValue, limits: &Limits) -> Result<Option<Callback>, Vec<FieldError>> {
+        let mut own = Fields::of(raw, self.now)?;
         let events = own.field("events", events).unwrap_or_else(|| ENDS.to_vec());
         let before = own.errors.len();
         let callback = own.field("url", |raw| limits.receivers.callback(&string(raw)?, events));
         if callback.is_none() && own.errors.len() == before {
             own.refuse("url", "is required");
         }
-        own.refuse_others(&["url", "events"], "is not a field of a callback");
-        let within = |error: FieldError| FieldError { pointer: format!("/callback{}", error.pointer), ..error };
-        self.errors.extend(own.errors.into_iter().map(within));
-        callback
+        own.end(&["url", "events"], "a callback").map(|()| callback)
     }
 
     /// A misspelled option must not be ignored in silence.
-    fn refuse_others(&mut self, known: &[&str], detail: &str) {
+    fn end(mut self, known: &[&str], what: &str) -> Result<(), Vec<FieldError>> {
         for (name, _) in std::mem::take(&mut self.members).into_iter().take(MAX_UNKNOWN) {
-            let known = known.contains(&name.as_str());
-            self.refuse(&name, if known { "is given twice" } else { detail });
+            let is_known = known.contains(&name.as_str());
+            self.refuse(
+                &name,
+                if is_known { "is given twice".to_owned() } else { format!("is not a field of {what}") },
+            );
         }
+        if self.errors.is_empty() { Ok(()) } else { Err(self.errors) }
     }
 }
 

@@ -58,7 +58,7 @@ fn read(query: &str) -> Result<Wish, Problem> {
             states: states(&mut query),
             task: query.one("task", |name| rules::task_name(name).map(|()| name.to_owned())),
             queue: query.one("queue", queue),
-            since: query.one("since", since),
+            since: query.one("since", at),
             whose: Whose::Anybody,
         },
         before: query.one("cursor", |text| place(text).ok_or_else(|| "is no next_cursor of a list".to_owned())),
@@ -85,18 +85,20 @@ fn states(query: &mut Parameters) -> Vec<State> {
 }
 
 /// Any that there can be: a queue may have been taken from QUEUES while its tasks are kept.
-fn queue(name: &str) -> Result<String, String> {
+pub fn queue(name: &str) -> Result<String, String> {
     let fits = (1..=rules::MAX_QUEUE_BYTES).contains(&name.len());
     if fits { Ok(name.to_owned()) } else { Err(format!("must be 1 to {} bytes", rules::MAX_QUEUE_BYTES)) }
 }
 
-fn since(text: &str) -> Result<i64, String> {
+/// A time of a query.
+pub fn at(text: &str) -> Result<i64, String> {
     // In a query a plus that is not encoded is a space.
     let must = "must be a time in RFC 3339 with an offset, like 2026-11-20T15:00:00Z";
     parse_rfc3339(&text.replace(' ', "+")).map(unix_ms).ok_or_else(|| must.to_owned())
 }
 
-fn limit(text: &str) -> Result<usize, String> {
+/// How long a page is to be, at most.
+pub fn limit(text: &str) -> Result<usize, String> {
     let limit = text.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit));
     limit.ok_or_else(|| format!("must be an integer from 1 to {MAX_LIMIT}"))
 }

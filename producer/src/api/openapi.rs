@@ -12,7 +12,10 @@ use actix_web::{HttpResponse, web};
 use utoipa::OpenApi;
 
 use self::security::Keys;
-use super::{attempts, batch, catalog, depth, events, forget, health, list, pause, revoke, stats, submit, task};
+use super::{
+    attempts, batch, catalog, dead_letters, depth, events, forget, health, list, pause, retry, revoke, stats, submit,
+    task,
+};
 
 /// Every endpoint. Schemas follow from what these name.
 #[derive(OpenApi)]
@@ -38,7 +41,13 @@ use super::{attempts, batch, catalog, depth, events, forget, health, list, pause
         events::events,
         attempts::attempts,
         revoke::revoke,
+        retry::retry,
         forget::forget,
+        dead_letters::letters,
+        dead_letters::letter,
+        retry::replay,
+        dead_letters::bulk::replay,
+        dead_letters::dismiss,
         depth::queues,
         depth::queue,
         pause::pause,
@@ -55,6 +64,7 @@ use super::{attempts, batch, catalog, depth, events, forget, health, list, pause
     ),
     tags(
         (name = "tasks", description = "Submit tasks and follow them"),
+        (name = "dead letters", description = "Tasks that were given up"),
         (name = "queues", description = "Where tasks wait"),
         (name = "service", description = "The producer itself"),
     ),

@@ -72,6 +72,12 @@ impl Problem {
         Self { errors, ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid-task", detail) }
     }
 
+    /// 422 with every bad field of a replay's body.
+    pub fn edit(errors: Vec<FieldError>) -> Self {
+        let detail = "the task cannot be replayed with this body; nothing changed";
+        Self { errors, ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid-edit", detail) }
+    }
+
     /// 422 with every bad field of a batch, of which nothing was stored.
     pub fn batch(errors: Vec<FieldError>, detail: impl Into<String>) -> Self {
         Self { errors, ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid-batch", detail) }

@@ -36,6 +36,12 @@ impl Parameters {
         checked.map_err(|detail| self.refuse(name, detail)).ok()
     }
 
+    /// Takes a switch out: off when it is absent or bad.
+    pub fn flag(&mut self, name: &str) -> bool {
+        let value = |text: &str| text.parse::<bool>().map_err(|_| "must be true or false".to_owned());
+        self.one(name, value).unwrap_or(false)
+    }
+
     /// Takes out every value of a parameter that may be given several times.
     pub fn all(&mut self, name: &str) -> Vec<String> {
         self.left.extract_if(.., |(given, _)| given == name).map(|(_, value)| value).collect()

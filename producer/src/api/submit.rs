@@ -99,12 +99,18 @@ pub fn refuse_arguments(api: &Api, task: &NewTask) -> Result<(), Problem> {
 
 /// Tasks that are not due yet do not count, or a calendar of reminders would stop everything else.
 pub fn refuse_beyond_cap(api: &Api, tasks: &[NewTask]) -> Result<(), Problem> {
-    let due = tasks.iter().filter(|task| !task.is_scheduled()).count() as u64;
-    let outstanding = api.store.outstanding();
-    if due == 0 || outstanding.saturating_add(due) <= api.outbox_cap {
-        return Ok(());
-    }
-    let cap = api.outbox_cap;
+    refuse_due_beyond_cap(api, tasks.iter().filter(|task| !task.is_scheduled()).count() as u64)
+}
+
+/// So many rows that are due.
+pub fn refuse_due_beyond_cap(api: &Api, due: u64) -> Result<(), Problem> {
+    let has_room = due == 0 || api.store.outstanding().saturating_add(due) <= api.outbox_cap;
+    if has_room { Ok(()) } else { Err(beyond_cap(api)) }
+}
+
+/// 503, since there is no room.
+pub fn beyond_cap(api: &Api) -> Problem {
+    let (outstanding, cap) = (api.store.outstanding(), api.outbox_cap);
     let detail = format!("{outstanding} tasks are unfinished and {cap} may be; nothing was accepted");
-    Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "outbox-full", detail))
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "outbox-full", detail)
 }

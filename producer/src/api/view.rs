@@ -65,13 +65,15 @@ struct Links {
     events: String,
     attempts: String,
     revoke: String,
+    retry: String,
 }
 
 impl Links {
     fn of(id: &str) -> Self {
         let this = path(id);
         let below = |name| format!("{this}/{name}");
-        Self { events: below("events"), attempts: below("attempts"), revoke: below("revoke"), this }
+        let [events, attempts, revoke, retry] = ["events", "attempts", "revoke", "retry"].map(below);
+        Self { this, events, attempts, revoke, retry }
     }
 }
 

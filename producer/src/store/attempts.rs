@@ -6,7 +6,7 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
 
 use super::column::{json, optional_raw};
-use super::{Store, StoreError, TaskRow, UnixMs, Whose, read};
+use super::{Route, Store, StoreError, TaskRow, UnixMs, Whose, read};
 
 /// The attempts that are shown, the latest ones. A trigger keeps as many rows.
 const KEPT: usize = 50;
@@ -30,6 +30,20 @@ pub struct Attempt {
     pub error: Option<Box<RawValue>>,
     /// When the next one is due.
     pub retry_at: Option<UnixMs>,
+    /// The replay that asked for it; `None` for one that followed by itself, or the same for a second time.
+    pub provenance: Option<Provenance>,
+}
+
+/// How an attempt came from a replay.
+#[derive(Debug, Clone)]
+pub struct Provenance {
+    attempt: u32,
+    /// When it was asked for.
+    pub at: UnixMs,
+    /// By which call.
+    pub route: Route,
+    /// The `args` and `kwargs` before, where they were edited.
+    pub before: Option<(Box<RawValue>, Box<RawValue>)>,
 }
 
 impl Store {
@@ -46,10 +60,28 @@ impl Store {
         let rows = sqlx::query("SELECT * FROM attempts WHERE task_seq = ? ORDER BY place").bind(seq);
         let rows = rows.fetch_all(&mut *snapshot).await?;
         let mut attempts = rows.iter().map(attempt).collect::<Result<Vec<_>, _>>()?;
-        attempts.extend(latest(task, &attempts));
+        let rows = sqlx::query("SELECT * FROM replays WHERE task_seq = ?").bind(seq).fetch_all(&mut *snapshot).await?;
+        let replays = rows.iter().map(provenance).collect::<Result<Vec<_>, _>>()?;
+        let is_replay = replays.iter().any(|replay| replay.attempt == task.retries);
+        attempts.extend(latest(task, &attempts, is_replay));
         attempts.drain(..attempts.len().saturating_sub(KEPT));
+        for replay in replays {
+            if let Some(first) = attempts.iter_mut().find(|attempt| attempt.number == replay.attempt) {
+                first.provenance = Some(replay);
+            }
+        }
         Ok(Some(attempts))
     }
+}
+
+fn provenance(row: &SqliteRow) -> Result<Provenance, sqlx::Error> {
+    let route: &str = row.try_get("route")?;
+    Ok(Provenance {
+        attempt: row.try_get("attempt")?,
+        at: row.try_get("at")?,
+        route: Route::from_name(route).ok_or_else(|| sqlx::Error::Decode(format!("route {route:?}").into()))?,
+        before: optional_raw(row, "args")?.zip(optional_raw(row, "kwargs")?),
+    })
 }
 
 fn attempt(row: &SqliteRow) -> Result<Attempt, sqlx::Error> {
@@ -61,20 +93,22 @@ fn attempt(row: &SqliteRow) -> Result<Attempt, sqlx::Error> {
         state: State::from_name(row.try_get("state")?),
         error: optional_raw(row, "error")?,
         retry_at: row.try_get("retry_at")?,
+        provenance: None,
     })
 }
 
-/// The attempt that runs or ended the task. None of a task that waits for one, nor of one that ended without: no worker
-/// spoke, or the last row holds all that was reported of that attempt.
-fn latest(task: TaskRow, before: &[Attempt]) -> Option<Attempt> {
+/// The attempt that runs or ended the task, or that a replay has asked for. None of another task that waits for one, nor
+/// of one that ended without: no worker spoke, or the last row holds all that was reported of that attempt.
+fn latest(task: TaskRow, before: &[Attempt], is_replay: bool) -> Option<Attempt> {
     // A row keeps the start of the latest attempt that had one.
     let started_at = task.started_at.filter(|_| before.iter().all(|earlier| earlier.started_at != task.started_at));
     let is_told = started_at.is_none() && before.last().is_some_and(|last| last.number == task.retries);
     let ran = match task.state {
-        State::Pending | State::Retry => false,
+        State::Pending => is_replay && !is_told,
+        State::Retry => false,
         State::Success => true,
         State::Started => !is_told,
-        State::Failure | State::Revoked => !is_told && (task.worker.is_some() || task.started_at.is_some()),
+        State::Failure | State::Revoked => !is_told && (is_replay || task.worker.is_some() || started_at.is_some()),
     };
     ran.then_some(Attempt {
         number: task.retries,
@@ -84,6 +118,7 @@ fn latest(task: TaskRow, before: &[Attempt]) -> Option<Attempt> {
         state: Some(task.state),
         error: task.error,
         retry_at: None,
+        provenance: None,
     })
 }
 
@@ -105,6 +140,19 @@ pub(super) async fn retried(connection: &mut SqliteConnection, ended: &[(&str, U
         return Ok(());
     }
     sqlx::query(RETRIED).bind(json(&ended)?).execute(connection).await.map(drop)
+}
+
+/// What ended a task that is replayed, whether or not it ran. A start that an earlier attempt had is not this one's.
+const ENDED: &str = "INSERT INTO attempts (task_seq, place, attempt, worker, started_at, ended_at, state, error)
+    SELECT t.seq, 1 + coalesce((SELECT max(place) FROM attempts WHERE task_seq = t.seq), 0), t.retries, t.worker,
+        iif(EXISTS (SELECT 1 FROM attempts AS a WHERE a.task_seq = t.seq AND a.started_at = t.started_at),
+            NULL, t.started_at),
+        t.finished_at, t.state, t.error
+    FROM json_each(?) AS r CROSS JOIN tasks AS t ON t.seq = r.value ->> 0";
+
+/// Keeps the attempts that ended these rows, which go on; each row is an array that its `seq` comes first in.
+pub(super) async fn ended(connection: &mut SqliteConnection, rows: &str) -> Result<(), sqlx::Error> {
+    sqlx::query(ENDED).bind(rows).execute(connection).await.map(drop)
 }
 
 /// One that has ended in RETRY was told, and its message waited for the next.

@@ -24,6 +24,9 @@ type Family = (String, String, Option<String>);
 const FAMILIES: &str =
     "SELECT id, coalesce(root_id, id), owner FROM tasks WHERE id IN (SELECT value FROM json_each(?))";
 
+/// What was never accepted cannot be replayed: parts of it may not even be kept.
+const NO_LETTERS: &str = "UPDATE tasks SET dismissed_at = finished_at WHERE id IN (SELECT value FROM json_each(?))";
+
 /// Makes rows of the children whose parents are rows. One whose id is taken was taken in before, since its parent ran
 /// twice, and changes nothing. One that cannot be accepted is a row too, and FAILURE at once.
 pub(super) async fn take_in(
@@ -55,6 +58,8 @@ pub(super) async fn take_in(
         .collect();
     let failed: Vec<Recorded> = new.iter().filter_map(|child| failure_of(child)).collect();
     reports::record(connection, &failed, changes).await?;
+    let never: Vec<&str> = failed.iter().map(|failed| failed.reply.task_id.as_str()).collect();
+    sqlx::query(NO_LETTERS).bind(json(&never)?).execute(connection).await?;
     taken.stored = new.len() as u64;
     Ok(taken)
 }

@@ -35,10 +35,10 @@ pub(super) struct Hand {
     pub(super) revocations: u64,
 }
 
-/// Ids that were revoked and are to be told to all workers, by reason.
+/// Ids that were revoked, each with when, and are to be told to all workers, by reason.
 #[derive(Default)]
 pub(super) struct Untold {
-    ids: SyncMutex<BTreeMap<String, Vec<String>>>,
+    ids: SyncMutex<BTreeMap<String, Vec<(String, UnixMs)>>>,
     more: Notify,
 }
 
@@ -65,7 +65,7 @@ impl Control {
 }
 
 impl Untold {
-    pub(super) fn push(&self, reason: &str, ids: &[String]) {
+    pub(super) fn push(&self, reason: &str, ids: &[(String, UnixMs)]) {
         let mut untold = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
         let room = MAX_UNTOLD.saturating_sub(untold.values().map(Vec::len).sum());
         untold.entry(reason.to_owned()).or_default().extend(ids.iter().take(room).cloned());
@@ -115,8 +115,8 @@ impl Store {
         }
     }
 
-    /// Waits until tasks were revoked, and takes their ids by reason. Cancel safe.
-    pub async fn untold(&self) -> BTreeMap<String, Vec<String>> {
+    /// Waits until tasks were revoked, and takes their ids, each with when, by reason. Cancel safe.
+    pub async fn untold(&self) -> BTreeMap<String, Vec<(String, UnixMs)>> {
         self.control.untold.more.notified().await;
         std::mem::take(&mut *self.control.untold.ids.lock().unwrap_or_else(PoisonError::into_inner))
     }

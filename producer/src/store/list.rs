@@ -15,7 +15,7 @@ const PAGE_BYTES: usize = 8 * 1024 * 1024;
 /// A task is stored within seconds of its creation, so one that is so much older than asked for, ms, ends the list.
 const LATEST_COMMIT_MS: i64 = 60 * 60 * 1000;
 /// The queue of which rows stand in no index of their own.
-const USUAL_QUEUE: &str = "default";
+pub(super) const USUAL_QUEUE: &str = "default";
 
 /// Which tasks.
 #[derive(Debug, Clone, Default)]
@@ -66,7 +66,12 @@ impl Store {
         // One snapshot: a row must not leave its state between the two statements.
         let mut snapshot = self.readers.begin().await?;
         let found = find(&mut snapshot, filter, before.unwrap_or(i64::MAX), limit).await?;
-        Ok(read_page(&mut snapshot, found).await?)
+        let Found { places, mut next } = found;
+        let rows = read_rows(&mut snapshot, &places).await?;
+        if rows.len() < places.len() {
+            next = rows.len().checked_sub(1).map(|last| places[last]);
+        }
+        Ok(Page { rows, next })
     }
 }
 
@@ -199,20 +204,19 @@ fn push_match(query: &mut QueryBuilder<Sqlite>, filter: &Filter) {
 /// In the order of the places, without a sort: that would hold all rows at once.
 const ROWS: &str = "SELECT t.* FROM json_each(?) AS p CROSS JOIN tasks AS t ON t.seq = p.value";
 
-async fn read_page(connection: &mut SqliteConnection, found: Found) -> Result<Page, sqlx::Error> {
-    let Found { places, mut next } = found;
-    let mut rows = sqlx::query(ROWS).bind(json(&places)?).fetch(connection);
+/// As many of the rows as a page may hold.
+pub(super) async fn read_rows(connection: &mut SqliteConnection, seqs: &[i64]) -> Result<Vec<TaskRow>, sqlx::Error> {
+    let mut rows = sqlx::query(ROWS).bind(json(&seqs)?).fetch(connection);
     let (mut shown, mut bytes): (Vec<TaskRow>, usize) = (Vec::new(), 0);
     while let Some(row) = rows.try_next().await? {
         let row = read::task_row(&row)?;
         bytes += size(&row);
         if bytes > PAGE_BYTES && !shown.is_empty() {
-            next = places.get(shown.len() - 1).copied();
             break;
         }
         shown.push(row);
     }
-    Ok(Page { rows: shown, next })
+    Ok(shown)
 }
 
 fn size(row: &TaskRow) -> usize {

@@ -5,7 +5,7 @@ use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
 use super::column::{from_json, optional_raw, parent, raw};
-use super::{NewTask, Stage, Store, StoreError, TaskRow, Whose};
+use super::{NewTask, Stage, Store, StoreError, TaskRow, UnixMs, Whose};
 
 impl Store {
     /// The task with that id, `None` when it was never accepted or its result has expired.
@@ -24,13 +24,12 @@ impl Store {
 pub(super) const ONE: &str = "SELECT * FROM tasks WHERE id = ?1 AND (?2 IS NULL OR owner = ?2)";
 
 pub(super) fn task_row(row: &SqliteRow) -> Result<TaskRow, sqlx::Error> {
-    let state: &str = row.try_get("state")?;
     Ok(TaskRow {
         accepted: accepted(row)?,
         stage: Stage::from_name(row.try_get("stage")?),
         due_at: row.try_get("due_at")?,
         lost: row.try_get("lost")?,
-        state: State::from_name(state).ok_or_else(|| sqlx::Error::Decode(format!("state {state:?}").into()))?,
+        state: state(row)?,
         retries: row.try_get("retries")?,
         report_seq: row.try_get("report_seq")?,
         worker: row.try_get("worker")?,
@@ -44,6 +43,19 @@ pub(super) fn task_row(row: &SqliteRow) -> Result<TaskRow, sqlx::Error> {
         callback: optional_raw(row, "callback_standing")?.map(|raw| from_json(&raw)).transpose()?,
         ahead: None,
     })
+}
+
+pub(super) fn state(row: &SqliteRow) -> Result<State, sqlx::Error> {
+    let state: &str = row.try_get("state")?;
+    State::from_name(state).ok_or_else(|| sqlx::Error::Decode(format!("state {state:?}").into()))
+}
+
+/// Whether it is a child that was FAILURE from the beginning.
+pub(super) fn was_never_accepted(row: &SqliteRow) -> Result<bool, sqlx::Error> {
+    let (dismissed_at, finished_at): (Option<UnixMs>, Option<UnixMs>) =
+        (row.try_get("dismissed_at")?, row.try_get("finished_at")?);
+    let created_at: UnixMs = row.try_get("created_at")?;
+    Ok(dismissed_at == Some(created_at) && finished_at == Some(created_at) && parent(row)?.is_some())
 }
 
 fn accepted(row: &SqliteRow) -> Result<NewTask, sqlx::Error> {

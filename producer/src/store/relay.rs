@@ -13,7 +13,7 @@ use super::{DueTask, Published, Store, StoreError};
 
 const DUE: &str =
     "SELECT id, task, priority, args, kwargs, retry, time_limit, soft_time_limit, expires, retries, state,
-        publishes, parent_id, root_id
+        publishes, parent_id, root_id, coalesce(replayed_at, created_at) AS since
     FROM tasks WHERE stage = 'waiting' AND queue = ? AND revoked_at IS NULL ORDER BY priority DESC, seq LIMIT ?";
 
 impl Store {
@@ -84,6 +84,7 @@ fn due_task(row: &SqliteRow) -> Result<DueTask, sqlx::Error> {
         parent: parent(row)?,
         retries: retries.saturating_add(u32::from(retrying)),
         publish: row.try_get::<u32, _>("publishes")? + 1,
+        since: row.try_get("since")?,
     })
 }
 

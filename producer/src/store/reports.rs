@@ -56,18 +56,20 @@ enum ProgressColumn<'a> {
     Meta(&'a RawValue),
 }
 
-/// The guard in the last lines is `Standing::after`: an open row takes any terminal report, and an open report only when
-/// (attempt, rank, seq) rises. A stock Celery worker's report has neither attempt nor seq.
+/// The guard in the last lines is `Standing::after`: an open row takes any terminal report of its life, and an open report
+/// only when (attempt, rank, seq) rises. A stock Celery worker's report has neither attempt nor seq, so a late one of an
+/// earlier life can be told from its own only while the replay is not due.
 ///
-/// A row that was put back as lost stays with the clock or the relay until it has ended: the copy that reported may be
-/// the one that was lost.
+/// A row that was put back as lost, or replayed, stays with the clock or the relay until it is published or has ended: the
+/// copy that reported may be the one that was lost, or of an earlier life.
 ///
 /// A macro, since one statement is the other with an end to it.
 macro_rules! record {
     () => {
         "UPDATE tasks SET state = r.state, rank = r.rank,
-        stage = iif(r.terminal OR tasks.lost = 0 OR tasks.stage IN ('queued', 'retrying'), r.stage, tasks.stage),
-        retries = max(coalesce(r.retries, tasks.retries), tasks.retries), 
+        stage = iif(r.terminal OR tasks.lost + tasks.replayed_from = 0 OR tasks.stage IN ('queued', 'retrying'),
+            r.stage, tasks.stage),
+        retries = max(coalesce(r.retries, tasks.retries), tasks.retries),
         report_seq = coalesce(r.seq, min(tasks.report_seq + 1, 4294967295)),
         worker = coalesce(r.worker, tasks.worker),
         progress = coalesce(r.progress, iif(coalesce(r.retries, tasks.retries) = tasks.retries, tasks.progress, NULL)),
@@ -80,7 +82,8 @@ macro_rules! record {
             nullif(value -> 'error', 'null') AS error, value ->> 'retry_at' AS retry_at,
             value ->> 'started_at' AS started_at, value ->> 'finished_at' AS finished_at
         FROM json_each(?)) AS r
-    WHERE tasks.id = r.id AND tasks.finished_at IS NULL AND (r.terminal
+    WHERE tasks.id = r.id AND tasks.finished_at IS NULL AND coalesce(r.retries, tasks.retries) >= tasks.replayed_from
+        AND (tasks.replayed_from = 0 OR tasks.lost > 0 OR tasks.stage <> 'scheduled') AND (r.terminal
         OR (coalesce(r.retries, tasks.retries), r.rank, coalesce(r.seq, tasks.report_seq + 1))
             > (tasks.retries, tasks.rank, tasks.report_seq))"
     };

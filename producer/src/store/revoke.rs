@@ -77,6 +77,8 @@ pub struct RevokedTask {
     pub id: String,
     /// Why.
     pub reason: String,
+    /// When.
+    pub at: UnixMs,
 }
 
 impl Store {
@@ -140,13 +142,18 @@ impl Store {
         let limit = i64::try_from(MAX_IDS).unwrap_or(i64::MAX);
         let rows = sqlx::query(TELL).bind(seq).bind(limit).fetch_all(&self.readers).await?;
         let task = |row: &sqlx::sqlite::SqliteRow| {
-            Ok(RevokedTask { seq: row.try_get("seq")?, id: row.try_get("id")?, reason: row.try_get("revoke_reason")? })
+            Ok(RevokedTask {
+                seq: row.try_get("seq")?,
+                id: row.try_get("id")?,
+                reason: row.try_get("revoke_reason")?,
+                at: row.try_get("revoked_at")?,
+            })
         };
         Ok(rows.iter().map(task).collect::<Result<_, sqlx::Error>>()?)
     }
 }
 
-const TELL: &str = "SELECT seq, id, revoke_reason FROM tasks
+const TELL: &str = "SELECT seq, id, revoke_reason, revoked_at FROM tasks
     WHERE revoked_at IS NOT NULL AND (finished_at IS NULL OR revoked_in_doubt = 1) AND seq < ? ORDER BY seq DESC LIMIT ?";
 
 const HELD_BACK_ANY: &str = "SELECT EXISTS (SELECT 1 FROM tasks
@@ -157,16 +164,17 @@ const HELD_BACK: &str = "SELECT seq FROM tasks
         AND id NOT IN (SELECT value FROM json_each(?))";
 
 /// Ends rows that no relay holds. One that was published before, or may have been by the process before this one, is in
-/// doubt, and so is one of which the caller says it.
+/// doubt, and so is one of which the caller says it. Of one in RETRY the next attempt is what ends.
 const END: &str = "UPDATE tasks SET state = ?1, rank = ?2, stage = 'done', retry_at = NULL, finished_at = ?3,
+        retries = retries + (state = 'RETRY'), worker = iif(state = 'RETRY', NULL, worker),
         error = json_object('type', 'TaskRevokedError', 'message', coalesce(revoke_reason, ?4), 'traceback', NULL),
         revoked_at = coalesce(revoked_at, ?3), revoke_reason = coalesce(revoke_reason, ?4),
         revoked_in_doubt = ?5 OR publishes > 0 OR lost > 0 OR (stage = 'waiting' AND due_at < ?6)
     WHERE seq IN (SELECT value FROM json_each(?7))
-    RETURNING id, lost > 0, revoked_in_doubt";
+    RETURNING id, revoked_at, lost > 0, revoked_in_doubt";
 
 const MARK: &str = "UPDATE tasks SET revoked_at = ?1, revoke_reason = ?2
-    WHERE seq IN (SELECT value FROM json_each(?3)) AND revoked_at IS NULL RETURNING id";
+    WHERE seq IN (SELECT value FROM json_each(?3)) AND revoked_at IS NULL RETURNING id, revoked_at";
 
 impl Part {
     /// The rows: of the queue ?1, after ?2 and up to ?3, at most ?4, not held by a relay ?5.
@@ -222,9 +230,10 @@ pub(super) async fn revoke(
             Ok(if in_doubt { Revocation::Told } else { Revocation::Never })
         }
         _ => {
-            mark(connection, &[seq], REVOKED, *now).await?;
             // Whoever asks again has seen that it goes on, so workers are told again.
-            changes.revoked.push((REVOKED, vec![id.clone()]));
+            let marked = mark(connection, &[seq], REVOKED, *now).await?;
+            let told = if marked.is_empty() { vec![(id.clone(), row.try_get("revoked_at")?)] } else { marked };
+            changes.revoked.push((REVOKED, told));
             Ok(Revocation::Told)
         }
     }
@@ -278,13 +287,14 @@ impl End {
     ) -> Result<bool, sqlx::Error> {
         let end = sqlx::query_as(END).bind(State::Revoked.name()).bind(State::Revoked.rank()).bind(self.now);
         let end = end.bind(self.reason).bind(self.doubt).bind(self.opened_at).bind(json(&seqs)?);
-        let ended: Vec<(String, bool, bool)> = end.fetch_all(connection).await?;
-        let outstanding = ended.iter().filter(|(_, lost, _)| waited || *lost).count();
+        let ended: Vec<(String, UnixMs, bool, bool)> = end.fetch_all(connection).await?;
+        let outstanding = ended.iter().filter(|(_, _, lost, _)| waited || *lost).count();
         changes.outstanding -= i64::try_from(outstanding).unwrap_or(i64::MAX);
         for (id, ..) in &ended {
             changes.touched(id);
         }
-        let told: Vec<String> = ended.into_iter().filter(|(_, _, in_doubt)| *in_doubt).map(|(id, ..)| id).collect();
+        let in_doubt = ended.into_iter().filter(|(.., in_doubt)| *in_doubt);
+        let told: Vec<(String, UnixMs)> = in_doubt.map(|(id, at, ..)| (id, at)).collect();
         let in_doubt = !told.is_empty();
         changes.revoked.push((self.reason, told));
         Ok(in_doubt)
@@ -297,6 +307,6 @@ async fn mark(
     seqs: &[i64],
     reason: &'static str,
     now: UnixMs,
-) -> Result<Vec<String>, sqlx::Error> {
-    sqlx::query_scalar(MARK).bind(now).bind(reason).bind(json(&seqs)?).fetch_all(connection).await
+) -> Result<Vec<(String, UnixMs)>, sqlx::Error> {
+    sqlx::query_as(MARK).bind(now).bind(reason).bind(json(&seqs)?).fetch_all(connection).await
 }

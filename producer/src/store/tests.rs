@@ -10,6 +10,7 @@ mod depth;
 mod keys;
 mod list;
 mod migrate;
+mod replay;
 mod watch;
 
 use std::sync::Arc;
@@ -357,21 +358,30 @@ fn the_guard_is_the_rule() {
 
     let claim = (1..State::ALL.len(), proptest::option::of(0..3_u32), proptest::option::of(0..3_u32))
         .prop_map(|(state, retries, seq)| Claim { state: State::ALL[state], retries, seq });
+    // A replay now and then, which is no claim.
+    let step = prop::option::weighted(0.8, claim);
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let (_dir, store) = runtime.block_on(store());
     let next = std::sync::atomic::AtomicU32::new(0);
     let mut runner = TestRunner::default();
-    let claims = prop::collection::vec((claim, any::<bool>()), 1..12);
+    let claims = prop::collection::vec((step, any::<bool>()), 1..16);
     let outcome = runner.run(&claims, |claims| {
         let id = format!("t{}", next.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
-        let expected = claims.iter().fold(Standing::ACCEPTED, |at, (claim, _)| at.after(*claim).unwrap_or(at));
+        let after = |at: Standing, (step, _): &(Option<Claim>, bool)| match step {
+            Some(claim) => at.after(*claim).unwrap_or(at),
+            None => at.replayed().unwrap_or(at),
+        };
+        let expected = claims.iter().fold(Standing::ACCEPTED, after);
         let got = runtime.block_on(async {
             store.insert(new_task(&id)).await.unwrap();
             let mut batch = Vec::new();
-            for (claim, flush) in &claims {
-                batch.push(reply(&id, report_of(claim.state), claim.retries, claim.seq));
-                if *flush {
+            for (step, flush) in &claims {
+                batch.extend(step.map(|claim| reply(&id, report_of(claim.state), claim.retries, claim.seq)));
+                if *flush || step.is_none() {
                     record(&store, std::mem::take(&mut batch).into()).await.unwrap();
+                }
+                if step.is_none() {
+                    store.replay(replay::of(&id, Route::Task)).await.unwrap();
                 }
             }
             record(&store, batch.into()).await.unwrap();

@@ -56,7 +56,9 @@ impl Store {
 pub(super) const EXPIRED: &str = "SELECT seq, id, +stage = 'waiting' OR lost > 0 FROM tasks
     WHERE expires IS NOT NULL AND stage IN ('scheduled', 'waiting') AND expires <= ?1 ORDER BY expires LIMIT ?2";
 
-const EXPIRE: &str = "UPDATE tasks SET state = ?2, stage = 'done', rank = ?3, error = ?4, finished_at = ?1
+/// Of one in RETRY the next attempt ends.
+const EXPIRE: &str = "UPDATE tasks SET state = ?2, stage = 'done', rank = ?3, error = ?4, finished_at = ?1,
+        retries = retries + (state = 'RETRY'), worker = iif(state = 'RETRY', NULL, worker)
     WHERE seq IN (SELECT value FROM json_each(?5))";
 
 /// Makes rows due. Those that the broker lost were due before, and stayed counted.

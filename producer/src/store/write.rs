@@ -6,6 +6,7 @@ use protocol::lost::LostNotice;
 use tokio::sync::{Mutex, OwnedMutexGuard, oneshot};
 
 use super::control::Hand;
+use super::replay::{Replay, ReplayChunk, Replayed};
 use super::revoke::{Chunk, PurgeChunk, Revocation, Revoke};
 use super::watch::{News, Watches};
 use super::{
@@ -32,6 +33,9 @@ pub(super) enum Write {
     Pause(String, Option<UnixMs>, Done<()>),
     Callback(String, CallbackStanding, Done<()>),
     Secret(String, Secret, UnixMs, Done<()>),
+    Replay(Replay, Done<Replayed>),
+    ReplayLetters(ReplayChunk, Done<u64>),
+    Dismiss(String, Whose, UnixMs, Done<bool>),
 }
 
 /// Who waits for a request's commit.
@@ -56,7 +60,11 @@ impl Write {
             Self::Keyed(tasks) => tasks.into_iter().for_each(|(_, _, done)| drop(done.send(Err(error.clone())))),
             Self::Batch(_, _, done) => drop(done.send(Err(error))),
             Self::Forget(_, _, done) => drop(done.send(Err(error))),
-            Self::Lost(_, _, done) | Self::Prune(_, done) | Self::PruneKeys(_, done) => drop(done.send(Err(error))),
+            Self::Replay(_, done) => drop(done.send(Err(error))),
+            Self::Dismiss(_, _, _, done) => drop(done.send(Err(error))),
+            Self::Lost(_, _, done) | Self::Prune(_, done) | Self::PruneKeys(_, done) | Self::ReplayLetters(_, done) => {
+                drop(done.send(Err(error)));
+            }
         }
     }
 }
@@ -70,8 +78,8 @@ pub(super) struct Changes {
     pub(super) relay: bool,
     /// Rows with a time of their own.
     pub(super) clock: bool,
-    /// Ids that were revoked, with the reason.
-    pub(super) revoked: Vec<(&'static str, Vec<String>)>,
+    /// Ids that were revoked, each with when, by reason.
+    pub(super) revoked: Vec<(&'static str, Vec<(String, UnixMs)>)>,
     /// Queues that were paused, since when, or resumed.
     pub(super) paused: Vec<(String, Option<UnixMs>)>,
     /// Kept from a revocation's look at it to the commit.

@@ -12,8 +12,8 @@ use super::control::Control;
 use super::watch::{News, Watches};
 use super::write::{Changes, Done, Write};
 use super::{
-    Accepted, Child, Counted, Placed, Recorded, StoreError, Wake, batch, callbacks, children, control, forget, insert,
-    keys, lost, relay, reports, revoke, secrets, task_types, time, watch,
+    Accepted, Child, Counted, Placed, Recorded, StoreError, Wake, batch, callbacks, children, control, dead_letters,
+    forget, insert, keys, lost, relay, replay, reports, revoke, secrets, task_types, time, watch,
 };
 
 /// The most requests in one commit.
@@ -189,6 +189,9 @@ async fn apply(
         Write::Pause(queue, at, done) => settle(done, control::pause(connection, &queue, at, changes).await),
         Write::Callback(id, standing, done) => settle(done, callbacks::mark(connection, &id, &standing).await),
         Write::Secret(owner, secret, now, done) => settle(done, secrets::make(connection, &owner, &secret, now).await),
+        Write::Replay(task, done) => settle(done, replay::replay(connection, &task, changes).await),
+        Write::ReplayLetters(chunk, done) => settle(done, replay::replay_letters(connection, &chunk, changes).await),
+        Write::Dismiss(id, whose, now, done) => settle(done, dead_letters::dismiss(connection, &id, &whose, now).await),
         Write::Prune(before, done) => settle(done, time::prune(connection, before).await),
     }
 }

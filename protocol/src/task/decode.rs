@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 
 use super::headers::Reader;
 use super::{DecodeFault, Embed, Task, Undecodable};
-use crate::message::{Message, PUBLISH, REPLY, REPLY_DURABLE, SUBMIT};
+use crate::message::{Message, PUBLISH, REPLY, REPLY_DURABLE, SINCE, SUBMIT};
 
 impl Task {
     /// Reads a task message of Celery's protocol 2. Required are the headers `id` and `task`, the content type, and a
@@ -56,6 +56,7 @@ fn decode(message: &Message) -> Result<Task, DecodeFault> {
         delay_left: headers.delay_left()?,
         durable_reply: headers.text(REPLY)?.is_some_and(|kind| kind == REPLY_DURABLE),
         publish: headers.count(PUBLISH)?,
+        since: headers.integer(SINCE)?,
         submit: headers.text(SUBMIT)?,
     })
 }

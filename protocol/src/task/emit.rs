@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 
 use crate::message::{
-    CONTENT_ENCODING, CONTENT_TYPE, Headers, Message, PUBLISH, Properties, REPLY, REPLY_DURABLE, RETRY, SUBMIT,
+    CONTENT_ENCODING, CONTENT_TYPE, Headers, Message, PUBLISH, Properties, REPLY, REPLY_DURABLE, RETRY, SINCE, SUBMIT,
     truncate,
 };
 use crate::python_repr::{MAX_CHARS, python_repr};
@@ -53,6 +53,8 @@ pub struct TaskMessage<'a> {
     pub retry: RetryOptions,
     /// Header `errand-publish`.
     pub publish: Option<u32>,
+    /// Header `errand-since`.
+    pub since: Option<i64>,
     /// Header `errand-submit`: the queue of a child that a producer is to take in.
     pub submit: Option<&'a str>,
     /// Who sends it, for display only.
@@ -83,6 +85,7 @@ impl<'a> TaskMessage<'a> {
             durable_reply: true,
             retry: RetryOptions { max_retries: None, backoff: None, backoff_max: None, jitter: None },
             publish: None,
+            since: None,
             submit: None,
             origin: "errand",
             root_id: None,
@@ -157,6 +160,9 @@ impl<'a> TaskMessage<'a> {
         if let Some(publish) = self.publish {
             set(PUBLISH, json!(publish));
         }
+        if let Some(since) = self.since {
+            set(SINCE, json!(since));
+        }
         if let Some(queue) = self.submit {
             set(SUBMIT, json!(queue));
         }
@@ -230,21 +236,22 @@ mod tests {
         fn what_is_emitted_decodes_to_the_same_task(
             (args, kwargs) in any_arguments(),
             (id, task, origin, parent) in (any_text(64), any_text(200), any::<String>(), prop::option::of(any_text(64))),
-            (priority, retries, publish) in any::<(u8, u32, Option<u32>)>(),
+            (priority, retries, publish, since) in any::<(u8, u32, Option<u32>, Option<i64>)>(),
             expires in prop::option::of(0..253_402_300_800_000_i64),
             (time_limit, soft_time_limit) in (any_limit(), any_limit()),
             (retry, reply_to) in (any_retry(), prop::option::of(any_text(60))),
         ) {
             let expires = expires.and_then(timestamp::from_unix_ms);
             let sent = TaskMessage {
-                priority, retries, publish, expires, time_limit, soft_time_limit, retry,
+                priority, retries, publish, since, expires, time_limit, soft_time_limit, retry,
                 reply_to: reply_to.as_deref(), origin: &origin, parent_id: parent.as_deref(),
                 ..TaskMessage::of(&id, &task, &args, &kwargs)
             };
             let read = Task::decode(&sent.message()).unwrap();
             prop_assert_eq!((&read.id, &read.task), (&id, &task));
             prop_assert_eq!((read.args.get(), read.kwargs.get()), (args.get(), kwargs.get()));
-            prop_assert_eq!((read.priority, read.retries, read.publish), (priority, retries, publish));
+            prop_assert_eq!((read.priority, read.retries), (priority, retries));
+            prop_assert_eq!((read.publish, read.since), (publish, since));
             prop_assert_eq!((read.eta, read.expires, read.retry), (None, expires, retry));
             prop_assert_eq!((read.time_limit, read.soft_time_limit), (time_limit, soft_time_limit));
             prop_assert_eq!(read.durable_reply, reply_to.is_some());

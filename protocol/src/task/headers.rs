@@ -146,6 +146,7 @@ mod tests {
             ("errand-retry", json!({"max_retry": 3}), "header errand-retry is not a retry policy"),
             ("errand-delay-left-ms", json!(-5), "header errand-delay-left-ms is out of range"),
             ("errand-publish", json!("1"), "header errand-publish is not an integer"),
+            ("errand-since", json!("now"), "header errand-since is not an integer"),
             ("errand-submit", json!(1), "header errand-submit is not a string"),
         ] {
             assert_eq!(reason(&with(header, value)), said);
@@ -164,6 +165,7 @@ mod tests {
         assert!(of("errand-reply", json!("durable")).durable_reply);
         assert!(!of("errand-reply", json!("other")).durable_reply);
         assert_eq!(of("errand-publish", json!(2)).publish, Some(2));
+        assert_eq!(of("errand-since", json!(1_800_000_000_000_i64)).since, Some(1_800_000_000_000));
         assert_eq!(of("errand-submit", json!("mail")).submit.as_deref(), Some("mail"));
     }
 

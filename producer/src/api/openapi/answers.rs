@@ -134,6 +134,18 @@ impl IntoResponses for NoQueue {
     }
 }
 
+/// Of an endpoint of one dead letter.
+pub struct NoLetter;
+
+impl IntoResponses for NoLetter {
+    fn responses() -> Responses {
+        problems(&[(
+            404,
+            "No dead letter has this id: its task was never given up, or was replayed, dismissed or forgotten",
+        )])
+    }
+}
+
 /// Of an endpoint of one task.
 pub struct NoTask;
 

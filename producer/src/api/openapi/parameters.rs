@@ -5,6 +5,8 @@ use utoipa::IntoParams;
 use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
 
 use super::schemas::schema;
+use crate::api::dead_letters::MAX_ERROR_TYPE_BYTES;
+use crate::api::dead_letters::bulk::{LEAST_RATE, MAX_RATE};
 use crate::api::idempotency::MAX_KEY_BYTES;
 use crate::api::list::{MAX_LIMIT, USUAL_LIMIT};
 use crate::api::prefer::LONGEST_S;
@@ -48,6 +50,61 @@ impl IntoParams for ListQuery {
             query("cursor", "The `next_cursor` of the page before", cursor),
             query("limit", "Tasks of a page, at most", limit),
         ]
+    }
+}
+
+/// What dead letters are chosen by.
+pub struct LetterQuery;
+
+impl IntoParams for LetterQuery {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        let text = |most: usize| json!({"type": "string", "minLength": 1, "maxLength": most});
+        let time = || json!({"type": "string", "format": "date-time"});
+        vec![
+            query("task", "Of tasks of this name", text(rules::MAX_TASK_BYTES)),
+            query("queue", "Of tasks in this queue", json!({"type": "string"})),
+            query("error_type", "With an error of this type", text(MAX_ERROR_TYPE_BYTES)),
+            query("since", "Given up at this time or later", time()),
+            query("until", "Given up at this time or before", time()),
+        ]
+    }
+}
+
+/// The page of a list of dead letters.
+pub struct LetterPage;
+
+impl IntoParams for LetterPage {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        let cursor = json!({"type": "string", "pattern": "^1[0-9A-Fa-f]{1,15}-[0-9A-Fa-f]{1,15}$"});
+        let limit = json!({"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": USUAL_LIMIT});
+        vec![
+            query("cursor", "The `next_cursor` of the page before", cursor),
+            query("limit", "Dead letters of a page, at most", limit),
+        ]
+    }
+}
+
+/// How many dead letters are replayed.
+pub struct PaceQuery;
+
+impl IntoParams for PaceQuery {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        let flag = json!({"type": "boolean", "default": false});
+        let rate = json!({"type": "number", "minimum": LEAST_RATE, "maximum": MAX_RATE});
+        vec![
+            query("dry_run", "Whether they are only counted", flag),
+            query("rate", "Tasks a second that become due; all are at once without it", rate),
+        ]
+    }
+}
+
+/// The query of a replay.
+pub struct EditQuery;
+
+impl IntoParams for EditQuery {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        let flag = json!({"type": "boolean", "default": false});
+        vec![query("edit", "Whether the body changes what the task is called with", flag)]
     }
 }
 

@@ -102,6 +102,25 @@ fn callback() -> Value {
     })
 }
 
+/// The body of a replay that edits; `api/fields/edit.rs` reads it.
+pub struct Edited;
+
+impl ToSchema for Edited {}
+
+impl PartialSchema for Edited {
+    fn schema() -> RefOr<Schema> {
+        schema(json!({
+            "type": "object",
+            "description": "What the task is called with from now on; what is not named stays",
+            "additionalProperties": false,
+            "properties": {
+                "args": {"type": ["array", "null"], "description": "Arguments by position"},
+                "kwargs": {"type": ["object", "null"], "description": "Arguments by name"},
+            },
+        }))
+    }
+}
+
 /// The body of a batch as JSON.
 pub struct Submissions;
 

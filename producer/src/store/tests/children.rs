@@ -91,6 +91,9 @@ async fn a_child_that_cannot_be_accepted_is_a_failure_at_once() {
     let failed = row(&store, "c").await;
     assert_eq!((failed.state, failed.stage, failed.finished_at), (State::Failure, Stage::Done, Some(NOW)));
     assert!(failed.error.unwrap().get().contains("InvalidSubmission"));
+    assert!(store.letter("c", &Whose::Anybody).await.unwrap().is_none(), "what was never accepted was not given up");
+    assert_eq!(store.replay(replay::of("c", Route::Task)).await.unwrap(), Replayed::NeverAccepted);
+    assert_eq!(store.replay(replay::of("c", Route::Letter)).await.unwrap(), Replayed::Unknown);
     assert_eq!((store.outstanding(), store.due("default", 9, usize::MAX).await.unwrap().len()), (1, 1));
 }
 

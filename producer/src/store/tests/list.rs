@@ -9,7 +9,7 @@ use super::*;
 const MANY: i64 = 1_000_000;
 const FEW: i64 = 10_000;
 
-async fn connect(dir: &TempDir) -> SqliteConnection {
+pub(super) async fn connect(dir: &TempDir) -> SqliteConnection {
     let options = sqlx::sqlite::SqliteConnectOptions::new().filename(dir.path().join("errand.db"));
     options.pragma("synchronous", "off").connect().await.unwrap()
 }
@@ -150,7 +150,7 @@ async fn a_page_and_the_counts_cost_at_a_million_rows_what_they_cost_at_ten_thou
 }
 
 /// The sum is what was accepted, and every count is that of the rows.
-async fn assert_sums(store: &Store, accepted: u64) -> Counts {
+pub(super) async fn assert_sums(store: &Store, accepted: u64) -> Counts {
     let counts = store.counts().await.unwrap();
     let open = counts.scheduled + counts.waiting + counts.queued + counts.running + counts.retrying;
     let ended = counts.success + counts.failure + counts.revoked;
