@@ -10,34 +10,21 @@ use tokio::time::timeout;
 
 const DEADLINE: Duration = Duration::from_mins(3);
 
-/// The same examples in every run, within half a minute for all endpoints together.
-const CONFIG: &str = r#"
-continue-on-failure = true
-max-failures = 20
-
-[generation]
-mode = "all"
-max-examples = 40
-deterministic = true
-database = "none"
-"#;
+const FILES: [(&str, &str); 2] = [
+    ("schemathesis.toml", include_str!("contract/schemathesis.toml")),
+    ("hooks.py", include_str!("contract/hooks.py")),
+];
 
 #[tokio::test]
 async fn the_api_keeps_to_its_document() -> Result<()> {
     let pair = Pair::on(broker::shared().await?).consumer_env("WORKER_NAME", "w1@test").start().await?;
     let dir = guard::scratch_dir("contract-")?;
-    std::fs::write(dir.path().join("schemathesis.toml"), CONFIG)?;
+    for (name, content) in FILES {
+        std::fs::write(dir.path().join(name), content)?;
+    }
     let start = Instant::now();
     let run = Command::new(mail::python()?)
         .args(["-I", "-B", "-m", "schemathesis.cli", "--no-color", "run", &pair.client().url("/openapi.json")])
-        // JSON Schema cannot say that `soft_time_limit` is at most `time_limit`, that `countdown` excludes `eta`, which
-        // queues there are and what each task takes. So some of what the document allows is answered 422.
-        .args(["--checks", "all", "--exclude-checks", "positive_data_acceptance"])
-        // An event stream is taken for a list of JSON documents of one schema, and ends when its task does: `events.rs`.
-        .args(["--exclude-path", "/v1/tasks/{id}/events"])
-        // `partial=true` answers 202 for what it refuses, one by one, which counts as accepted here, and its path is also
-        // that of a task which somebody called `batch`: `batch.rs`.
-        .args(["--exclude-path", "/v1/tasks/batch"])
         // Who asks to wait gets its answer late.
         .args(["--max-response-time", "70"])
         .args(["--max-time", "25", "--request-timeout", "90", "--warnings", "off"])
