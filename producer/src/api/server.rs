@@ -22,6 +22,7 @@ use actix_web::{App, web};
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 use self::connection::Connection;
+pub use self::serving::body_ended;
 use super::{Api, openapi, routes};
 
 const WORKERS: usize = 2;
