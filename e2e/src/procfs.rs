@@ -34,6 +34,11 @@ pub fn peak_rss(pid: u32) -> Result<u64> {
     memory(pid, "VmHWM:")
 }
 
+/// How many files a process has open, sockets among them.
+pub fn open_files(pid: u32) -> Result<usize> {
+    Ok(fs::read_dir(format!("/proc/{pid}/fd"))?.count())
+}
+
 fn memory(pid: u32, field: &str) -> Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix(field)).context("it has no memory: it has ended")?;

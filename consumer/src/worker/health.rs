@@ -1,9 +1,10 @@
 //! `GET /livez`, `/readyz`, `/metrics`.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use actix_web::dev::Server;
-use actix_web::http::StatusCode;
+use actix_web::http::{KeepAlive, StatusCode};
 use actix_web::{App, HttpResponse, HttpServer, web};
 use metrics_exporter_prometheus::PrometheusHandle;
 use protocol::amqp::Link;
@@ -18,7 +19,13 @@ pub(super) struct Health {
     pub(super) metrics: PrometheusHandle,
 }
 
-/// An HTTP server on that address; it runs when spawned.
+/// Connections at once; the next one waits for a place.
+const MAX_CONNECTIONS: usize = 256;
+/// How long a head may take to come.
+const HEAD: Duration = Duration::from_secs(5);
+
+/// An HTTP server on that address; it runs when spawned. A connection is for one request, and for seconds: its answers are
+/// small, and actix bounds the time of a connection's first head only.
 pub(super) fn server(health: Health, listen: SocketAddr) -> std::io::Result<Server> {
     let server = HttpServer::new(move || {
         App::new()
@@ -27,7 +34,8 @@ pub(super) fn server(health: Health, listen: SocketAddr) -> std::io::Result<Serv
             .route("/readyz", web::get().to(readyz))
             .route("/metrics", web::get().to(metrics))
     });
-    Ok(server.workers(1).disable_signals().bind(listen)?.run())
+    let server = server.workers(1).max_connections(MAX_CONNECTIONS).client_request_timeout(HEAD);
+    Ok(server.keep_alive(KeepAlive::Disabled).disable_signals().bind(listen)?.run())
 }
 
 async fn livez() -> HttpResponse {

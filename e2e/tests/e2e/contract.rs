@@ -12,17 +12,10 @@ use crate::api_keys;
 
 const DEADLINE: Duration = Duration::from_mins(3);
 
-/// The same examples in every run, within half a minute for all endpoints together.
-const CONFIG: &str = r#"
-continue-on-failure = true
-max-failures = 20
-
-[generation]
-mode = "all"
-max-examples = 40
-deterministic = true
-database = "none"
-"#;
+const FILES: [(&str, &str); 2] = [
+    ("schemathesis.toml", include_str!("contract/schemathesis.toml")),
+    ("hooks.py", include_str!("contract/hooks.py")),
+];
 
 #[tokio::test]
 async fn the_api_keeps_to_its_document() -> Result<()> {
@@ -33,26 +26,19 @@ async fn the_api_keeps_to_its_document() -> Result<()> {
     let key = keys::create(pair.store(), "admin", &[])?;
     api_keys::needed(pair.client()).await?;
     let dir = guard::scratch_dir("contract-")?;
-    std::fs::write(dir.path().join("schemathesis.toml"), CONFIG)?;
+    for (name, content) in FILES {
+        std::fs::write(dir.path().join(name), content)?;
+    }
     let start = Instant::now();
     let run = Command::new(mail::python()?)
         .args(["-I", "-B", "-m", "schemathesis.cli", "--no-color", "run", &pair.client().url("/openapi.json")])
         .args(["--header", &format!("Authorization: Bearer {}", key.token)])
-        // JSON Schema cannot say that `soft_time_limit` is at most `time_limit`, that `countdown` excludes `eta`, which
-        // queues there are and what each task takes. So some of what the document allows is answered 422.
-        .args(["--checks", "all", "--exclude-checks", "positive_data_acceptance"])
-        // An event stream is taken for a list of JSON documents of one schema, and ends when its task does: `events.rs`.
-        .args(["--exclude-path", "/v1/tasks/{id}/events"])
-        // `partial=true` answers 202 for what it refuses, one by one, which counts as accepted here, and its path is also
-        // that of a task which somebody called `batch`: `batch.rs`.
-        .args(["--exclude-path", "/v1/tasks/batch"])
-        // It is also the path of a letter whose task somebody called `replay`: `dead_letters.rs`.
-        .args(["--exclude-path", "/v1/dead-letters/replay"])
         // Who asks to wait gets its answer late.
         .args(["--max-response-time", "70"])
         .args(["--max-time", "25", "--request-timeout", "90", "--warnings", "off"])
         .env_clear()
         .env("HOME", dir.path())
+        .env("API_KEY", &key.token)
         .env("NO_PROXY", "*")
         .current_dir(dir.path())
         .stdin(Stdio::null())

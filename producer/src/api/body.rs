@@ -10,6 +10,7 @@ use futures_util::StreamExt;
 use tokio::time::timeout;
 
 use super::problem::Problem;
+use super::server::body_ended;
 use crate::rules::MAX_BYTES;
 
 /// How much of a body that is too large is read away, so that a client that is still sending gets to read the answer.
@@ -60,7 +61,9 @@ pub async fn read_body(request: &HttpRequest, payload: Payload, bounds: &Bounds)
         let _ = read(payload, 0, DEADLINE).await;
         return Err(problem);
     }
-    read(payload, bounds.bytes, bounds.time).await
+    let body = read(payload, bounds.bytes, bounds.time).await;
+    body_ended(request);
+    body
 }
 
 /// The content type without its parameters.

@@ -1,9 +1,14 @@
 //! `GET /v1/tasks`: the tasks, newest first, a page at a time.
 
+use std::time::Duration;
+
+use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use protocol::state::State;
 use protocol::timestamp::{parse_rfc3339, unix_ms};
 use serde::Serialize;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
 use utoipa::ToSchema;
 
 use super::Api;
@@ -20,6 +25,10 @@ use crate::store::{Filter, Whose};
 pub const USUAL_LIMIT: usize = 50;
 /// Tasks of a page, at most.
 pub const MAX_LIMIT: usize = 1_000;
+
+/// Pages that are read at once, so that lists leave readers of the store to everybody else.
+static READING: Semaphore = Semaphore::const_new(2);
+const READING_DEADLINE: Duration = Duration::from_secs(10);
 
 /// A page of tasks.
 #[derive(Debug, Serialize, ToSchema)]
@@ -46,9 +55,14 @@ struct Wish {
 pub async fn list(api: web::Data<Api>, caller: Caller, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let mut wish = read(request.query_string())?;
     wish.filter.whose = caller.whose();
+    let _reading = timeout(READING_DEADLINE, READING.acquire()).await.map_err(|_| busy())?;
     let page = api.store.list(&wish.filter, wish.before, wish.limit).await?;
     let tasks = page.rows.iter().map(|row| api.view(row)).collect();
     Ok(HttpResponse::Ok().json(TaskList { tasks, next_cursor: page.next.map(cursor) }))
+}
+
+fn busy() -> Problem {
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "lists-busy", "too many lists are being read")
 }
 
 fn read(query: &str) -> Result<Wish, Problem> {

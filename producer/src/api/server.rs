@@ -22,6 +22,7 @@ use actix_web::{App, web};
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 use self::connection::Connection;
+pub use self::serving::body_ended;
 use super::{Api, access, openapi, routes};
 use crate::keyring::Keyring;
 

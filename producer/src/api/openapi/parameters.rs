@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use utoipa::IntoParams;
 use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
 
-use super::schemas::schema;
+use super::schemas::{TASK_NAME, schema};
 use crate::api::dead_letters::MAX_ERROR_TYPE_BYTES;
 use crate::api::dead_letters::bulk::{LEAST_RATE, MAX_RATE};
 use crate::api::idempotency::MAX_KEY_BYTES;
@@ -32,7 +32,9 @@ impl IntoParams for ListQuery {
     fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
         let states = protocol::state::State::ALL.map(protocol::state::State::name);
         let cursor = json!({"type": "string", "pattern": "^1[0-9A-Fa-f]{1,16}$"});
-        let name = json!({"type": "string", "minLength": 1, "maxLength": rules::MAX_TASK_BYTES});
+        let name = json!({
+            "type": "string", "minLength": 1, "maxLength": rules::MAX_TASK_BYTES, "pattern": TASK_NAME,
+        });
         let limit = json!({"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": USUAL_LIMIT});
         vec![
             query(

@@ -35,7 +35,7 @@ impl PartialSchema for Submission {
             "additionalProperties": false,
             "properties": {
                 "task": {
-                    "type": "string", "minLength": 1, "maxLength": rules::MAX_TASK_BYTES, "pattern": "^[^\\u0000-\\u001f\\u007f-\\u009f]+$",
+                    "type": "string", "minLength": 1, "maxLength": rules::MAX_TASK_BYTES, "pattern": TASK_NAME,
                     "description": "Its name, at most 200 bytes",
                 },
                 "args": {"type": ["array", "null"], "description": "Arguments by position"},
@@ -145,6 +145,9 @@ impl PartialSchema for Lines {
         schema(json!({"type": "string", "description": "One task a line"}))
     }
 }
+
+/// What [`rules::task_name`] accepts, its length apart.
+pub const TASK_NAME: &str = "^[^\\u0000-\\u001f\\u007f-\\u009f]+$";
 
 /// What [`rules::task_id`] accepts.
 pub const TASK_ID: &str = "^[A-Za-z0-9_-]{1,64}$";

@@ -24,6 +24,9 @@ const HEAD: Duration = Duration::from_secs(5);
 /// How long a client may take to read [`PIECE`] bytes of an answer, once it holds the server up.
 const READ: Duration = Duration::from_secs(20);
 
+/// Bytes of heads that are read at once: a dispatcher takes all requests in what it has read, and each takes it 7 KB.
+const HEADS: usize = 4 * 1024;
+
 /// The connection.
 pub struct Connection {
     stream: TcpStream,
@@ -31,6 +34,8 @@ pub struct Connection {
     /// How many requests had come when last looked.
     seen: u64,
     phase: Phase,
+    /// Bytes of heads that were read at once so far.
+    at_once: usize,
     /// When the client is too slow, unless a request is being served.
     until: Pin<Box<Sleep>>,
     /// When the client holds up an answer: until when it must have read the next piece, and what is left of that.
@@ -65,6 +70,7 @@ impl Connection {
             requests: Rc::default(),
             seen: 0,
             phase: Phase::Head,
+            at_once: 0,
             until: Box::pin(sleep(HEAD)),
             held_up: None,
             refusal: None,
@@ -88,6 +94,16 @@ impl Connection {
         }
         self.seen = arrived;
         self.until.as_mut().poll(cx)
+    }
+
+    /// While a request is served, what the client asks next stays with the kernel; only its end is looked for.
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut next = [0];
+        match ready!(self.stream.poll_peek(cx, &mut ReadBuf::new(&mut next))) {
+            Ok(0) => Poll::Ready(Ok(())),
+            Ok(_) => Poll::Pending,
+            Err(error) => Poll::Ready(Err(error)),
+        }
     }
 
     fn expect(&mut self, phase: Phase, within: Duration) {
@@ -154,9 +170,22 @@ impl AsyncRead for Connection {
             // As if the client had gone.
             return Poll::Ready(Ok(()));
         }
+        if this.phase == Phase::Served && this.requests.body() == 0 {
+            return this.poll_gone(cx);
+        }
+        if this.phase != Phase::Served && this.at_once >= HEADS {
+            this.at_once = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let before = buf.filled().len();
         let read = Pin::new(&mut this.stream).poll_read(cx, buf);
-        if buf.filled().len() > before && this.phase == Phase::Idle {
+        let bytes = buf.filled().len() - before;
+        match this.phase {
+            Phase::Served => this.requests.read(bytes as u64),
+            Phase::Head | Phase::Idle => this.at_once = if read.is_ready() { this.at_once + bytes } else { 0 },
+        }
+        if bytes > 0 && this.phase == Phase::Idle {
             this.expect(Phase::Head, HEAD);
         }
         read
@@ -178,8 +207,12 @@ impl AsyncWrite for Connection {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         this.held_up = None;
-        // The dispatcher reads when it is woken only, which after an answer nothing else might do.
+        // The dispatcher reads when it is woken only, and after an answer nothing else might do that.
+        let before = this.phase;
         let _ = this.poll_late(cx);
+        if before == Phase::Served && this.phase == Phase::Idle {
+            cx.waker().wake_by_ref();
+        }
         Pin::new(&mut this.stream).poll_flush(cx)
     }
 

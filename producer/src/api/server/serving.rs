@@ -9,9 +9,10 @@ use std::task::{Context, Poll};
 use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::StatusCode;
+use actix_web::http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use actix_web::middleware::Next;
 use actix_web::web::Bytes;
-use actix_web::{Error, ResponseError};
+use actix_web::{Error, HttpRequest, ResponseError};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::api::problem::Problem;
@@ -26,6 +27,7 @@ static ROOM: Semaphore = Semaphore::const_new(64 * 1024 * 1024 / PIECE);
 pub struct Requests {
     arrived: Cell<u64>,
     open: Cell<u32>,
+    body: Cell<u64>,
 }
 
 impl Requests {
@@ -38,13 +40,40 @@ impl Requests {
     pub fn is_open(&self) -> bool {
         self.open.get() > 0
     }
+
+    /// The most bytes that may still come of the body of the one that is being served.
+    pub fn body(&self) -> u64 {
+        self.body.get()
+    }
+
+    /// So many bytes came.
+    pub fn read(&self, bytes: u64) {
+        self.body.set(self.body.get().saturating_sub(bytes));
+    }
+}
+
+/// Nothing more of this request's body will come, or be used.
+pub fn body_ended(request: &HttpRequest) {
+    if let Some(requests) = request.conn_data::<Rc<Requests>>() {
+        requests.body.set(0);
+    }
+}
+
+/// The most bytes that may come of a request's body.
+fn body(request: &ServiceRequest) -> u64 {
+    let header = |name| request.headers().get(name);
+    if header(TRANSFER_ENCODING).is_some() {
+        return u64::MAX;
+    }
+    header(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.trim().parse().ok()).unwrap_or(0)
 }
 
 /// A request that is being served.
 struct Open(Rc<Requests>);
 
 impl Open {
-    fn new(requests: &Rc<Requests>) -> Self {
+    fn new(requests: &Rc<Requests>, body: u64) -> Self {
+        requests.body.set(body);
         requests.arrived.set(requests.arrived.get() + 1);
         requests.open.set(requests.open.get() + 1);
         Self(Rc::clone(requests))
@@ -59,7 +88,7 @@ impl Drop for Open {
 
 /// Serves a request. A read whose answer has no place is answered 503; what was changed is told in any case.
 pub async fn serve(request: ServiceRequest, next: Next<BoxBody>) -> Result<ServiceResponse<Answer>, Error> {
-    let open = request.conn_data::<Rc<Requests>>().map(Open::new);
+    let open = request.conn_data::<Rc<Requests>>().map(|requests| Open::new(requests, body(&request)));
     let is_read = request.method().is_safe();
     let mut answer = next.call(request).await?;
     let mut room = None;
