@@ -3,6 +3,7 @@
 //! Keys are made and revoked by another process, so the store is looked at a few times a second. A request costs no look.
 
 use std::collections::HashMap;
+use std::pin::Pin;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -168,8 +169,9 @@ impl Caller {
         }
     }
 
-    /// Does what takes long for as long as the key is not revoked; `None` once it is.
-    pub async fn while_good<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+    /// Does what takes long for as long as the key is not revoked; `None` once it is. Pinned where it stands: passed by
+    /// value it would be in memory three times over.
+    pub async fn while_good<T>(&self, work: Pin<&mut impl Future<Output = T>>) -> Option<T> {
         match &self.0 {
             Some(held) => held.revoked.run_until_cancelled(work).await,
             None => Some(work.await),

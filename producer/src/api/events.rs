@@ -6,6 +6,7 @@
 
 mod frame;
 
+use std::pin::pin;
 use std::time::Duration;
 
 use actix_web::http::Method;
@@ -101,8 +102,10 @@ impl Listener {
     /// the producer ends.
     async fn next(&mut self) -> Result<Option<Bytes>, StoreError> {
         while !self.has_ended {
-            let change = self.caller.while_good(timeout(HEARTBEAT, self.watch.changed()));
-            let change = self.api.stopping.run_until_cancelled(change).await.flatten();
+            let change = {
+                let change = pin!(timeout(HEARTBEAT, self.watch.changed()));
+                self.api.stopping.run_until_cancelled(self.caller.while_good(change)).await.flatten()
+            };
             let Some(change) = change else { return Ok(None) };
             let Ok(row) = change else { return Ok(Some(Bytes::from_static(frame::HEARTBEAT))) };
             let Some(row) = row? else { return Ok(None) };

@@ -1,5 +1,7 @@
 //! `POST /v1/tasks`: validates, stores, answers 202. It waits for the disk and for nothing else.
 
+use std::pin::pin;
+
 use actix_web::http::StatusCode;
 use actix_web::http::header::LOCATION;
 use actix_web::web::Payload;
@@ -76,7 +78,10 @@ async fn accept(api: &Api, task: NewTask) -> Result<TaskRow, Problem> {
 
 async fn accepted(api: &Api, caller: &Caller, row: &TaskRow, is_replay: bool, limit: Option<Wait>) -> HttpResponse {
     let waited = match limit {
-        Some(limit) => caller.while_good(wait_accepted(api, &row.accepted.id, caller.whose(), limit)).await.flatten(),
+        Some(limit) => {
+            let ended = pin!(wait_accepted(api, &row.accepted.id, caller.whose(), limit));
+            caller.while_good(ended).await.flatten()
+        }
         None => None,
     };
     let row = waited.as_deref().unwrap_or(row);

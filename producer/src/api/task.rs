@@ -1,5 +1,7 @@
 //! `GET /v1/tasks/{id}`: the task as it stands, in every state.
 
+use std::pin::pin;
+
 use actix_web::{HttpRequest, HttpResponse, web};
 
 use super::Api;
@@ -53,7 +55,7 @@ pub async fn task(
         };
         let mut watch = api.store.watch(&id, caller.whose())?;
         let is_wanted = |row: &TaskRow| row.state.is_terminal() || is_news(row);
-        let waited = wait(&mut watch, limit.duration(), &api.stopping, is_wanted);
+        let waited = pin!(wait(&mut watch, limit.duration(), &api.stopping, is_wanted));
         caller.while_good(waited).await.ok_or_else(Problem::revoked_key)??
     } else {
         api.store.task(&id, &caller.whose()).await?.map(Into::into)
