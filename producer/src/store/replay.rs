@@ -207,15 +207,16 @@ pub(super) async fn replay(
 }
 
 const STILL_LETTERS: &str = "SELECT r.value FROM json_each(?) AS r CROSS JOIN tasks AS t ON t.seq = r.value ->> 0
-    WHERE t.state = 'FAILURE' AND t.dismissed_at IS NULL";
+    WHERE t.state = 'FAILURE' AND t.dismissed_at IS NULL AND t.finished_at <= ?";
 
-/// Replays what are dead letters still; says how many.
+/// Replays what are dead letters still, and were given up by then; says how many.
 pub(super) async fn replay_letters(
     connection: &mut SqliteConnection,
     ReplayChunk { letters, now }: &ReplayChunk,
     changes: &mut Changes,
 ) -> Result<u64, sqlx::Error> {
-    let still: Vec<String> = sqlx::query_scalar(STILL_LETTERS).bind(json(letters)?).fetch_all(&mut *connection).await?;
+    let still: Vec<String> =
+        sqlx::query_scalar(STILL_LETTERS).bind(json(letters)?).bind(now).fetch_all(&mut *connection).await?;
     let still: Result<Vec<(i64, UnixMs)>, _> = still.iter().map(|letter| serde_json::from_str(letter)).collect();
     let still = still.map_err(|error| sqlx::Error::Decode(error.into()))?;
     let again = Again { route: Route::Letters, edit: None, now: *now };
