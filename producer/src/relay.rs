@@ -15,6 +15,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::store::{DueTask, Published, Store, StoreError};
+use crate::workers::Workers;
 
 /// Rows that are published together.
 const BATCH: u32 = 512;
@@ -32,6 +33,8 @@ pub struct Relay {
     reply_to: String,
     origin: Arc<str>,
     window: u32,
+    /// Who knows which arguments are not to be shown.
+    workers: Workers,
 }
 
 /// Where a queue's tasks are published.
@@ -46,10 +49,17 @@ pub struct Route {
 impl Relay {
     /// A relay that keeps at most `window` unfinished tasks of its queue at the broker.
     #[must_use]
-    pub fn new(store: Store, publisher: Publisher, topology: Topology, route: Route, window: u32) -> Self {
+    pub fn new(
+        store: Store,
+        publisher: Publisher,
+        topology: Topology,
+        route: Route,
+        window: u32,
+        workers: Workers,
+    ) -> Self {
         let reply_to = topology.results(store.id());
         let origin = format!("producer-{}", std::process::id()).into();
-        Self { store, publisher, topology, route, reply_to, origin, window }
+        Self { store, publisher, topology, route, reply_to, origin, window, workers }
     }
 
     /// Publishes until `stop`, which is looked at between batches: what was confirmed is always marked.
@@ -150,27 +160,23 @@ impl Relay {
     }
 
     fn envelope(&self, task: &DueTask) -> Message {
-        TaskMessage {
-            id: &task.id,
-            task: &task.task,
-            args: &task.args,
-            kwargs: &task.kwargs,
+        let mut message = TaskMessage {
             priority: task.priority,
             retries: task.retries,
-            eta: None,
             expires: task.expires.and_then(from_unix_ms),
             time_limit: task.time_limit.map(Duration::from_secs_f64),
             soft_time_limit: task.soft_time_limit.map(Duration::from_secs_f64),
             reply_to: Some(&self.reply_to),
-            durable_reply: true,
             retry: task.retry,
             publish: Some(task.publish),
-            submit: None,
             origin: &self.origin,
             root_id: task.parent.as_ref().map(|parent| parent.root_id.as_str()),
             parent_id: task.parent.as_ref().map(|parent| parent.id.as_str()),
+            ..TaskMessage::of(&task.id, &task.task, &task.args, &task.kwargs)
         }
-        .message()
+        .message();
+        self.workers.redact(&mut message.properties.headers, &task.task, &task.args, &task.kwargs);
+        message
     }
 }
 

@@ -13,6 +13,7 @@ pub mod json;
 pub mod lost;
 pub mod message;
 pub mod python_repr;
+pub mod redaction;
 pub mod reply;
 pub mod retry;
 pub mod settings;
