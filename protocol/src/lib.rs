@@ -21,3 +21,4 @@ pub mod state;
 pub mod task;
 pub mod timestamp;
 pub mod topology;
+pub mod workflow;
