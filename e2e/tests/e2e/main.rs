@@ -5,6 +5,7 @@ mod attempts;
 mod bad_input;
 mod batch;
 mod catalog;
+mod celery;
 mod children;
 mod commands;
 mod compose;
