@@ -358,6 +358,25 @@ mod tests {
         assert_eq!(refusal::<(Value,)>(&deep, "{}"), "argument 1: recursion limit exceeded");
         let (kept,): (Box<RawValue>,) = call("[1180591620717411303424.0]", "{}").unwrap();
         assert_eq!(kept.get(), "1180591620717411303424.0");
+        assert_eq!(refusal::<(Box<RawValue>,)>(r#"["\ud800"]"#, "{}"), "argument 1: unexpected end of hex escape");
+    }
+
+    #[test]
+    fn no_integer_loses_digits_unsaid() {
+        const WIDE: &str = "1180591620717411303424";
+        for value in [WIDE.to_owned(), format!("-{WIDE}"), format!(r#"{{"\"1": ["é", {WIDE}]}}"#)] {
+            let args = format!("[{value}]");
+            assert_eq!(refusal::<(Value,)>(&args, "{}"), "argument 1: an integer of more than 64 bits");
+            let (kept, optional) =
+                call::<(Box<RawValue>, Option<Box<RawValue>>)>(&format!("[{value}, {value}]"), "{}").unwrap();
+            assert_eq!((kept.get(), optional.unwrap().get()), (value.as_str(), value.as_str()));
+        }
+        assert!(refusal::<(f64,)>(&format!("[{WIDE}]"), "{}").contains("64 bits"));
+        assert!(refusal::<(u64,)>(&format!("[{WIDE}]"), "{}").starts_with("argument 1: invalid type"));
+        for value in ["18446744073709551615", "-9223372036854775808", "1180591620717411303424.0", "1e30"] {
+            assert!(call::<(Option<f64>,)>(&format!("[{value}]"), "{}").is_ok(), "{value}");
+        }
+        assert_eq!(call(&format!(r#"["{WIDE} \\\" {WIDE}"]"#), "{}"), Ok((json!(format!(r#"{WIDE} \" {WIDE}"#)),)));
     }
 
     proptest! {

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use protocol::message::truncate;
 use protocol::reply::Progress;
+use protocol::task::child_id;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -181,9 +182,8 @@ impl Context {
     }
 
     fn child_id(&self, signature: &Signature) -> String {
-        let parent = Uuid::new_v5(&Uuid::NAMESPACE_OID, self.task_id().as_bytes());
         let call = serde_json::to_vec(signature).unwrap_or_default();
-        let first = Uuid::new_v5(&parent, &call);
+        let first = child_id(self.task_id(), &call);
         let mut repeated = self.shared.repeated.lock().unwrap_or_else(PoisonError::into_inner);
         let times = repeated.entry(first).or_default();
         let id = if *times == 0 { first } else { Uuid::new_v5(&first, &times.to_be_bytes()) };

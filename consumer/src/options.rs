@@ -158,7 +158,7 @@ impl TaskOptions {
         self
     }
 
-    /// Arguments that are shown to nobody: their values are in no error message.
+    /// Arguments that are shown to nobody: their values are in no error message and in no header of a message.
     pub const fn redact(mut self, arguments: &'static [&'static str]) -> Self {
         self.redacted = arguments;
         self

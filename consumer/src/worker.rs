@@ -4,6 +4,7 @@
 
 pub(crate) mod child;
 mod children;
+mod follow;
 mod gates;
 mod health;
 mod heartbeat;
@@ -22,6 +23,7 @@ use anyhow::{Context as _, anyhow};
 use futures_util::FutureExt;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use protocol::amqp::{Broker, Delivery, Fault, Publisher, QueueSpec, Subscribe, SubscriptionTask};
+use protocol::redaction::Redactions;
 use protocol::topology::Table;
 use tokio::runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -134,7 +136,12 @@ impl Worker {
             gates: Gates::new(registry.options(), blocking_threads, child_processes, concurrency),
             pools,
             remote,
-            settle: Settle::new(publisher, config.topology.clone(), config.worker_name.clone()),
+            settle: Settle::new(
+                publisher,
+                config.topology.clone(),
+                config.worker_name.clone(),
+                Redactions::of(registry.task_types()),
+            ),
             slots: Arc::new(Semaphore::new(usize::from(config.concurrency))),
             config,
             registry,

@@ -219,7 +219,8 @@ impl Producer {
     fn start_relays(&self, publisher: &Publisher) {
         for route in self.routes() {
             let (store, topology) = (self.store.clone(), self.config.topology.clone());
-            let relay = Relay::new(store, publisher.clone(), topology, route, self.config.relay_window);
+            let (window, workers) = (self.config.relay_window, self.workers.clone());
+            let relay = Relay::new(store, publisher.clone(), topology, route, window, workers);
             self.spawn("relay", relay.run(self.stop.clone()));
         }
     }

@@ -15,6 +15,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::store::{DueTask, Published, Store, StoreError};
+use crate::workers::Workers;
 
 /// Rows that are published together.
 const BATCH: u32 = 512;
@@ -34,6 +35,8 @@ pub struct Relay {
     window: u32,
     /// Rows that were in its hands may not have got to the broker: those of them that are revoked end here.
     held_back: bool,
+    /// Who knows which arguments are not to be shown.
+    workers: Workers,
 }
 
 /// Where a queue's tasks are published.
@@ -48,10 +51,17 @@ pub struct Route {
 impl Relay {
     /// A relay that keeps at most `window` unfinished tasks of its queue at the broker.
     #[must_use]
-    pub fn new(store: Store, publisher: Publisher, topology: Topology, route: Route, window: u32) -> Self {
+    pub fn new(
+        store: Store,
+        publisher: Publisher,
+        topology: Topology,
+        route: Route,
+        window: u32,
+        workers: Workers,
+    ) -> Self {
         let reply_to = topology.results(store.id());
         let origin = format!("producer-{}", std::process::id()).into();
-        Self { store, publisher, topology, route, reply_to, origin, window, held_back: false }
+        Self { store, publisher, topology, route, reply_to, origin, window, workers, held_back: false }
     }
 
     /// Publishes until `stop`, which is looked at between batches: what was confirmed is always marked.
@@ -156,28 +166,24 @@ impl Relay {
     }
 
     fn envelope(&self, task: &DueTask) -> Message {
-        TaskMessage {
-            id: &task.id,
-            task: &task.task,
-            args: &task.args,
-            kwargs: &task.kwargs,
+        let mut message = TaskMessage {
             priority: task.priority,
             retries: task.retries,
-            eta: None,
             expires: task.expires.and_then(from_unix_ms),
             time_limit: task.time_limit.map(Duration::from_secs_f64),
             soft_time_limit: task.soft_time_limit.map(Duration::from_secs_f64),
             reply_to: Some(&self.reply_to),
-            durable_reply: true,
             retry: task.retry,
             publish: Some(task.publish),
             since: Some(task.since),
-            submit: None,
             origin: &self.origin,
             root_id: task.parent.as_ref().map(|parent| parent.root_id.as_str()),
             parent_id: task.parent.as_ref().map(|parent| parent.id.as_str()),
+            ..TaskMessage::of(&task.id, &task.task, &task.args, &task.kwargs)
         }
-        .message()
+        .message();
+        self.workers.redact(&mut message.properties.headers, &task.task, &task.args, &task.kwargs);
+        message
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use protocol::amqp::Delivery;
 use protocol::heartbeat::{HEARTBEAT_INTERVAL, HEARTBEAT_TTL, Heartbeat, TaskType};
-use protocol::message::Message;
+use protocol::message::{Headers, Message};
 use protocol::retry::RetryPolicy;
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
@@ -142,6 +142,15 @@ impl Workers {
     #[must_use]
     pub fn retry(&self, task: &str) -> Option<RetryPolicy> {
         self.lock().types.retry(task)
+    }
+
+    /// Takes out of a message's headers what is shown to nobody of its task's arguments, as far as any worker, alive or
+    /// gone, has announced it.
+    pub fn redact(&self, headers: &mut Headers, task: &str, args: &RawValue, kwargs: &RawValue) {
+        let announcement = self.lock().types.redacting(task);
+        if let Some(announcement) = announcement {
+            announcement.redactions().apply(headers, task, args, kwargs);
+        }
     }
 
     /// Whether a worker, alive or gone, has announced a task of that name.
@@ -299,6 +308,23 @@ mod tests {
         workers.hear(heartbeat(&["default"], true), 300, now);
         assert_eq!(workers.retry("add"), Some(RetryPolicy::default()));
         assert_eq!(workers.retry("other"), None);
+    }
+
+    #[test]
+    fn what_any_announcement_hides_is_hidden() {
+        let workers = Workers::new();
+        let hidden = TaskType { redacted: vec!["card".to_owned()], ..task_type("pay") };
+        workers.lock().types.learn(hidden, Instant::now());
+        workers.lock().types.learn(task_type("pay"), Instant::now());
+        let raw = |json: &str| RawValue::from_string(json.to_owned()).unwrap_or_default();
+        let (args, kwargs) = (raw("[]"), raw(r#"{"card": 4242, "amount": 1}"#));
+        let said = |task: &str| {
+            let mut headers = Headers::from_iter([("kwargsrepr".to_owned(), "{'card': 4242}".into())]);
+            workers.redact(&mut headers, task, &args, &kwargs);
+            headers["kwargsrepr"].to_string()
+        };
+        assert!(said("pay").contains("<redacted>") && !said("pay").contains("4242"), "{}", said("pay"));
+        assert!(said("other").contains("4242"));
     }
 
     #[test]

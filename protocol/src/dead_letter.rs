@@ -2,9 +2,9 @@
 //!
 //! The original body stays; headers say in the management UI which task, why, after how many attempts, where and when.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::message::{Headers, MAX_HEADERS_BYTES, Message, is_of_the_broker, truncate};
+use crate::message::{MAX_HEADERS_BYTES, Message, headers_size, is_of_the_broker, truncate};
 use crate::reply::ErrorInfo;
 
 /// A header value longer than this is cut: 140 KB of headers closes the connection, and everything in flight comes back.
@@ -34,7 +34,7 @@ pub fn dead_letter(original: &Message, verdict: &Verdict<'_>) -> Message {
     properties.expiration = None;
     properties.persistent = true;
     properties.headers.retain(|name, _| !is_of_the_broker(name));
-    if size(&properties.headers) > MAX_HEADERS_BYTES - 8 * MAX_VALUE_BYTES {
+    if headers_size(&properties.headers) > MAX_HEADERS_BYTES - 8 * MAX_VALUE_BYTES {
         properties.headers.retain(|name, _| matches!(name.as_str(), "task" | "id" | "retries" | "lang"));
         properties.headers.retain(|_, value| value.to_string().len() <= MAX_VALUE_BYTES);
     }
@@ -51,18 +51,11 @@ pub fn dead_letter(original: &Message, verdict: &Verdict<'_>) -> Message {
     letter
 }
 
-fn size(headers: &Headers) -> usize {
-    headers.iter().map(|(name, value)| name.len() + value_size(value)).sum()
-}
-
-fn value_size(value: &Value) -> usize {
-    value.as_str().map_or_else(|| value.to_string().len(), str::len)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::message::Properties;
+    use serde_json::Value;
 
     fn letter(headers: Value, message: &str) -> Message {
         let Value::Object(headers) = headers else { unreachable!() };
@@ -91,7 +84,7 @@ mod tests {
     fn headers_stay_small_whatever_came_in() {
         let huge = "ä".repeat(100_000);
         let letter = letter(json!({"task": "add", "id": "a", "junk": huge}), &huge);
-        assert!(size(&letter.properties.headers) < MAX_HEADERS_BYTES);
+        assert!(headers_size(&letter.properties.headers) < MAX_HEADERS_BYTES);
         assert_eq!(letter.properties.headers["id"], "a");
     }
 }

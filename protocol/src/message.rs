@@ -187,6 +187,13 @@ pub fn is_of_the_broker(header: &str) -> bool {
         || header.starts_with("x-last-death-")
 }
 
+/// The bytes of headers' names and values, without what types and lengths take on the wire.
+#[must_use]
+pub fn headers_size<'a>(headers: impl IntoIterator<Item = (&'a String, &'a Value)>) -> usize {
+    let bytes = |value: &Value| value.as_str().map_or_else(|| value.to_string().len(), str::len);
+    headers.into_iter().map(|(name, value)| name.len() + bytes(value)).sum()
+}
+
 /// The longest start of `text` that has at most `max_bytes` bytes and ends at a character's end.
 #[must_use]
 pub fn truncate(text: &str, max_bytes: usize) -> &str {

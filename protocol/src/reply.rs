@@ -71,6 +71,15 @@ pub enum Report {
     },
 }
 
+/// What a task sent, as its result names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Child {
+    /// A task, by its id.
+    Task(String),
+    /// A group, by its id, and its members.
+    Group(String, Vec<Child>),
+}
+
 /// A report and whom it is about.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Reply {
@@ -92,6 +101,8 @@ pub struct Reply {
     pub group_id: Option<String>,
     /// The task that sent it; of a retried task itself, as Celery has it.
     pub parent_id: Option<String>,
+    /// What it sent. Written for clients and not read: whoever keeps children has them from their own messages.
+    pub children: Vec<Child>,
 }
 
 /// Why a message is no reply. Its correlation id may still tell which task it is about: Python workers can send `NaN`
@@ -142,6 +153,7 @@ impl Reply {
             date_done: None,
             group_id: None,
             parent_id: None,
+            children: Vec::new(),
         }
     }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
+use uuid::Uuid;
 
 use crate::retry::RetryOptions;
 
@@ -83,6 +84,12 @@ impl Task {
     pub fn submit_to(&self) -> Option<&str> {
         self.reply_to.as_deref().filter(|_| self.durable_reply)
     }
+}
+
+/// The id of what a task sends: the same in every run of it, and another one for everything else that it sends.
+#[must_use]
+pub fn child_id(parent_id: &str, what: &[u8]) -> Uuid {
+    Uuid::new_v5(&Uuid::new_v5(&Uuid::NAMESPACE_OID, parent_id.as_bytes()), what)
 }
 
 /// What is to follow a task: signatures, unread. `null` and `[]` are nothing.

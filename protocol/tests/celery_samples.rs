@@ -6,9 +6,10 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use protocol::message::{ContentFault, Message, Properties};
-use protocol::reply::{ErrorInfo, Progress, Reply, Report};
+use protocol::reply::{Child, ErrorInfo, Progress, Reply, Report};
 use protocol::retry::{RetryOptions, RetryPolicy};
 use protocol::task::{DecodeFault, Task, TaskMessage};
+use protocol::workflow;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
@@ -150,6 +151,30 @@ fn chords_are_seen_and_not_dropped() {
     }
     let chain = json_of(decode("chain_group_task_is_chord").embed.chain.as_deref().unwrap());
     assert_eq!(chain[0]["subtask_type"], "chord");
+}
+
+#[test]
+fn recorded_workflows_are_followed_by_what_they_name() {
+    for sample in requests().iter().filter(|sample| sample.recorded["body"].is_array()) {
+        let task = Task::decode(&sample.message()).unwrap();
+        let embed = &sample.recorded["body"][2];
+        let followed = workflow::check(&task)
+            .and_then(|()| workflow::after_success(&task, RawValue::NULL, OffsetDateTime::UNIX_EPOCH));
+        let Ok(following) = followed else {
+            assert!(sample.name.contains("chord"), "{}: {:?}", sample.name, followed.unwrap_err());
+            continue;
+        };
+        assert!(!sample.name.contains("chord"), "{}", sample.name);
+        let next = embed["chain"].as_array().and_then(|chain| chain.last()).map(|next| &next["options"]["task_id"]);
+        let named = following.children.iter().any(|child| match child {
+            Child::Task(id) | Child::Group(id, _) => next == Some(&json!(id)),
+        });
+        assert_eq!(named, next.is_some(), "{}", sample.name);
+        let callbacks = embed["callbacks"].as_array().map_or(0, Vec::len);
+        assert!(following.successors.len() >= callbacks + usize::from(next.is_some()), "{}", sample.name);
+        let errbacks = workflow::after_failure(&task, OffsetDateTime::UNIX_EPOCH).successors.len();
+        assert_eq!(errbacks, embed["errbacks"].as_array().map_or(0, Vec::len), "{}", sample.name);
+    }
 }
 
 #[test]

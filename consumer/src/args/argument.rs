@@ -1,9 +1,13 @@
 //! One argument of a call: which field it is for, and its value.
 
+use protocol::json;
 use serde::de::{DeserializeSeed, Deserializer, Error, IntoDeserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::InvalidArguments;
+
+/// How `serde_json` asks for a `RawValue`.
+const RAW_VALUE: &str = "$serde_json::private::RawValue";
 
 /// Which field an argument is for.
 pub(super) struct Key {
@@ -92,6 +96,12 @@ impl<'de> IntoDeserializer<'de, InvalidArguments> for Argument<'de> {
     }
 }
 
+impl Argument<'_> {
+    fn refused(self, error: impl std::fmt::Display) -> InvalidArguments {
+        InvalidArguments::Value { argument: self.name, error: serde_json::Error::custom(error) }
+    }
+}
+
 /// Passes methods on to `serde_json` and names the argument in its errors.
 macro_rules! read_json {
     ($($method:ident($($hint:ident: $type:ty),*))*) => {
@@ -111,15 +121,74 @@ impl<'de> Deserializer<'de> for Argument<'de> {
         Err(self.left_over)
     }
 
+    /// A number, or any JSON. `serde_json` would read an integer over 64 bits as a float, without a word.
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
+        if has_wide_integer(self.json.get()) {
+            return Err(self.refused("an integer of more than 64 bits"));
+        }
+        let mut json = serde_json::Deserializer::from_str(self.json.get());
+        json.deserialize_any(visitor).map_err(|error| InvalidArguments::Value { argument: self.name, error })
+    }
+
+    fn deserialize_f64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
+        self.deserialize_any(visitor)
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
+        if self.json.get() == "null" { visitor.visit_none() } else { visitor.visit_some(self) }
+    }
+
+    /// Raw JSON is kept to the digit, but whoever gets it must be able to read it.
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, Self::Error> {
+        if name != RAW_VALUE {
+            return visitor.visit_newtype_struct(self);
+        }
+        if let Err(fault) = json::check(self.json.get(), usize::MAX) {
+            return Err(self.refused(fault));
+        }
+        let mut json = serde_json::Deserializer::from_str(self.json.get());
+        json.deserialize_newtype_struct(name, visitor)
+            .map_err(|error| InvalidArguments::Value { argument: self.name, error })
+    }
+
     read_json! {
-        deserialize_any() deserialize_bool() deserialize_i8() deserialize_i16() deserialize_i32() deserialize_i64()
+        deserialize_bool() deserialize_i8() deserialize_i16() deserialize_i32() deserialize_i64()
         deserialize_i128() deserialize_u8() deserialize_u16() deserialize_u32() deserialize_u64() deserialize_u128()
-        deserialize_f32() deserialize_f64() deserialize_char() deserialize_str() deserialize_string()
-        deserialize_bytes() deserialize_byte_buf() deserialize_option() deserialize_unit() deserialize_seq()
+        deserialize_f32() deserialize_char() deserialize_str() deserialize_string()
+        deserialize_bytes() deserialize_byte_buf() deserialize_unit() deserialize_seq()
         deserialize_map() deserialize_identifier() deserialize_tuple(len: usize)
-        deserialize_unit_struct(name: &'static str) deserialize_newtype_struct(name: &'static str)
+        deserialize_unit_struct(name: &'static str)
         deserialize_tuple_struct(name: &'static str, len: usize)
         deserialize_struct(name: &'static str, fields: &'static [&'static str])
         deserialize_enum(name: &'static str, variants: &'static [&'static str])
     }
+}
+
+/// Whether an integer in it needs more than 64 bits.
+fn has_wide_integer(json: &str) -> bool {
+    let (mut at, mut in_string) = (0, false);
+    while let Some(byte) = json.as_bytes().get(at) {
+        at += match byte {
+            b'\\' => 2,
+            b'-' | b'0'..=b'9' if !in_string => {
+                let is_part = |byte: char| byte.is_ascii_digit() || matches!(byte, '-' | '+' | '.' | 'e' | 'E');
+                let end = json[at..].find(|byte| !is_part(byte)).map_or(json.len(), |length| at + length);
+                let number = &json[at..end];
+                let is_integer = !number.contains(['.', 'e', 'E']);
+                if is_integer && number.parse::<i64>().is_err() && number.parse::<u64>().is_err() {
+                    return true;
+                }
+                number.len()
+            }
+            _ => {
+                in_string ^= *byte == b'"';
+                1
+            }
+        };
+    }
+    false
 }

@@ -52,7 +52,7 @@ impl Settle {
         let (args, kwargs) = (signature.args_json(), signature.kwargs_json());
         let producer = parent.task.submit_to();
         let after = |wait: Option<Duration>| wait.and_then(|wait| now.checked_add(wait.try_into().ok()?));
-        let message = TaskMessage {
+        let mut message = TaskMessage {
             priority: signature.priority,
             eta: after(signature.countdown).filter(|_| producer.is_some()),
             expires: after(signature.expires),
@@ -63,6 +63,7 @@ impl Settle {
             ..TaskMessage::child_of(parent.task, queue, task_id, &signature.task, &args, &kwargs)
         }
         .message();
+        self.redactions.apply(&mut message.properties.headers, &signature.task, &args, &kwargs);
         match producer {
             Some(reply_to) => Publish { exchange: String::new(), routing_key: reply_to.to_owned(), message },
             None => self.task_publish(waiting(message, signature.countdown), queue),

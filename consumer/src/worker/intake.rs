@@ -8,6 +8,8 @@ use protocol::message::Message;
 use protocol::reply::ErrorInfo;
 use protocol::retry::RetryPolicy;
 use protocol::task::{Task, Undecodable};
+use protocol::workflow;
+use serde_json::value::RawValue;
 use time::OffsetDateTime;
 use tokio::sync::mpsc;
 
@@ -15,7 +17,7 @@ use super::Worker;
 use super::gates::{Entry, Place};
 use super::run::Attempt;
 use super::runs::{Admission, Key};
-use super::settle::{Due, Followup, Origin, settle};
+use super::settle::{Due, Followup, Origin, UNSUPPORTED_WORKFLOW, settle};
 use crate::disposition::{Disposition, Outcome, decide};
 use crate::handler::TaskError;
 use crate::registry::ErasedHandler;
@@ -61,11 +63,20 @@ impl Intake {
     fn take(&self, mut delivery: Delivery) {
         metrics::counter!("errand_deliveries_total").increment(1);
         // The run keeps the message, the delivery only settles it: a redelivery brings nothing new.
-        let message = std::mem::take(&mut delivery.message);
+        let mut message = std::mem::take(&mut delivery.message);
         let queue = self.worker.config.topology.queue_of(&delivery.queue).to_owned();
         match Task::decode(&message) {
-            Ok(task) => self.admit(task, message, queue, delivery),
+            Ok(task) => {
+                // Whatever follows this message has its headers.
+                let headers = &mut message.properties.headers;
+                self.worker.settle.redactions.apply(headers, &task.task, &task.args, &task.kwargs);
+                self.admit(task, message, queue, delivery);
+            }
             Err(unreadable) => {
+                if let Some(task) = &unreadable.task {
+                    let headers = &mut message.properties.headers;
+                    self.worker.settle.redactions.apply(headers, task, RawValue::NULL, RawValue::NULL);
+                }
                 let work = give_up_unread(self.worker.clone(), unreadable, message, queue, delivery);
                 self.worker.tracker.spawn(work);
             }
@@ -205,9 +216,9 @@ fn handler_of(worker: &Worker, task: &Task, now: OffsetDateTime) -> Result<Arc<d
     if task.expires.is_some_and(|expires| expires <= now) {
         return Err(Outcome::Expired);
     }
-    if !task.embed.is_empty() {
-        let message = "callbacks, chains and chords are not supported; nothing was run";
-        return Err(Outcome::Failed(TaskError::fail("UnsupportedWorkflow", message)));
+    if let Err(fault) = workflow::check(task) {
+        let message = format!("nothing was run: {fault}");
+        return Err(Outcome::Failed(TaskError::fail(UNSUPPORTED_WORKFLOW, message)));
     }
     worker.registry.get(&task.task).ok_or_else(|| Outcome::NotRegistered(task.task.clone()))
 }

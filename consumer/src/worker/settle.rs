@@ -8,11 +8,13 @@ use protocol::amqp::{Delivery, Publish, PublishError, Publisher};
 use protocol::backoff::Backoff;
 use protocol::dead_letter::{Verdict, dead_letter};
 use protocol::message::{DELAY, Message, truncate};
+use protocol::redaction::Redactions;
 use protocol::reply::{ErrorInfo, Reply, Report};
 use protocol::task::Task;
 use protocol::task::forward::{forward_of, retry_of};
 use protocol::timestamp::rfc3339;
 use protocol::topology::Topology;
+use protocol::workflow::{self, Following, Successor};
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
@@ -24,6 +26,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// How long a result waits for its producer's reply queue to be declared again. A producer that is gone for good must
 /// not hold the worker's slots.
 const REPLY_PATIENCE: Duration = Duration::from_mins(1);
+
+/// The type of error of a task that cannot be followed by what its client wants.
+pub(super) const UNSUPPORTED_WORKFLOW: &str = "UnsupportedWorkflow";
 
 /// What was received.
 pub(super) struct Origin<'a> {
@@ -66,16 +71,27 @@ pub(super) async fn settle(deliveries: Vec<Delivery>, due: Due) {
 
 pub(super) struct Settle {
     pub(super) publisher: Publisher,
-    topology: Topology,
+    pub(super) topology: Topology,
     pub(super) worker: String,
+    /// What messages show of their arguments.
+    pub(super) redactions: Redactions,
+}
+
+/// What an attempt came to, in the order in which it is published.
+struct Publishes {
+    /// Tasks that follow by their client's wish.
+    successors: Vec<Successor>,
+    /// The result, the retry or dead letter.
+    rest: Vec<Publish>,
 }
 
 impl Settle {
-    pub(super) fn new(publisher: Publisher, topology: Topology, worker: String) -> Self {
-        Self { publisher, topology, worker }
+    pub(super) fn new(publisher: Publisher, topology: Topology, worker: String, redactions: Redactions) -> Self {
+        Self { publisher, topology, worker, redactions }
     }
 
-    /// Publishes all that follows, for as long as it takes: until then the delivery stays unacked.
+    /// Publishes all that follows, for as long as it takes: until then the delivery stays unacked. A client that has the
+    /// result finds its successors at the broker.
     pub(super) async fn publish(&self, origin: &Origin<'_>, followup: Followup) -> Due {
         let (publishes, due) = match followup {
             Followup::Forward(wait) => {
@@ -85,7 +101,8 @@ impl Settle {
             }
             Followup::Disposed(disposition, started_at) => {
                 let Some(publishes) = self.dispose(origin, disposition, started_at) else { return Due::Requeue };
-                (publishes, Due::Ack)
+                self.follow(origin.queue, publishes.successors).await;
+                (publishes.rest, Due::Ack)
             }
         };
         let durable = origin.task.durable_reply;
@@ -111,9 +128,10 @@ impl Settle {
         origin: &Origin<'_>,
         disposition: Disposition,
         started_at: Option<OffsetDateTime>,
-    ) -> Option<Vec<Publish>> {
+    ) -> Option<Publishes> {
         let task = origin.task;
         let now = OffsetDateTime::now_utc();
+        let (disposition, following) = self::following(task, disposition, now);
         let (report, follow) = match disposition {
             Disposition::Succeed(result) => (Report::Success(result), None),
             Disposition::Revoke(reason) => (Report::Revoked { reason }, None),
@@ -132,10 +150,22 @@ impl Settle {
             }
         };
         metrics::counter!("errand_attempts_total", "state" => report.state().name()).increment(1);
+        let told = self.tell(&following.unreached, &report, &task.id);
         let ended = report.state().is_terminal();
-        let reply = Reply { date_done: ended.then_some(now), ..self.reply(task, report, started_at) };
+        let reply = Reply {
+            date_done: ended.then_some(now),
+            children: following.children,
+            ..self.reply(task, report, started_at)
+        };
         let reply = reply_publish(task, &reply).filter(|_| !task.ignore_result);
-        Some(follow.into_iter().chain(reply).collect())
+        let rest = follow.into_iter().chain(reply).chain(told).collect();
+        Some(Publishes { successors: following.successors, rest })
+    }
+
+    /// The result of a task that no attempt was made of.
+    pub(super) fn last_word(&self, task: &Task, report: Report, now: OffsetDateTime) -> Option<Publish> {
+        let reply = Reply { date_done: Some(now), ..self.reply(task, report, None) };
+        reply_publish(task, &reply).filter(|_| !task.ignore_result)
     }
 
     fn reply(&self, task: &Task, report: Report, started_at: Option<OffsetDateTime>) -> Reply {
@@ -149,6 +179,7 @@ impl Settle {
             date_done: None,
             group_id: task.group.clone(),
             parent_id: task.parent_id.clone(),
+            children: Vec::new(),
         }
     }
 
@@ -159,7 +190,7 @@ impl Settle {
         Publish { exchange, routing_key: queue.to_owned(), message }
     }
 
-    fn dead_letter(&self, origin: &Origin<'_>, error: &ErrorInfo, now: OffsetDateTime) -> Publish {
+    pub(super) fn dead_letter(&self, origin: &Origin<'_>, error: &ErrorInfo, now: OffsetDateTime) -> Publish {
         let at = rfc3339(now);
         let verdict = Verdict {
             error,
@@ -173,29 +204,56 @@ impl Settle {
     }
 
     /// `durable`: the reply queue outlives its client, so a reply that comes back met one that is being declared again.
-    async fn confirmed(&self, publish: Publish, durable: bool) {
+    pub(super) async fn confirmed(&self, publish: Publish, durable: bool) {
         let publish = Arc::new(publish);
-        let mut backoff = Backoff::default();
+        let is_reply = publish.exchange.is_empty();
         let mut unwanted_since = None;
+        let gives_up = |error: &PublishError| {
+            let unwanted = is_reply && matches!(error, PublishError::Returned(_));
+            unwanted && (!durable || unwanted_since.get_or_insert_with(Instant::now).elapsed() > REPLY_PATIENCE)
+        };
+        match self.delivered(publish.clone(), gives_up).await {
+            Ok(()) => {}
+            Err(PublishError::Returned(_)) => unwanted(&publish, durable),
+            Err(error) => tracing::error!(%error, "a message that cannot be published is dropped"),
+        }
+    }
+
+    /// Publishes until the broker has it. The error is one that `gives_up` says to give up at, or that the message is none.
+    pub(super) async fn delivered(
+        &self,
+        publish: Arc<Publish>,
+        mut gives_up: impl FnMut(&PublishError) -> bool,
+    ) -> Result<(), PublishError> {
+        let mut backoff = Backoff::default();
         loop {
             self.publisher.ready().await;
-            let Err(error) = self.publisher.publish(publish.clone()).await else { return };
-            let is_reply = publish.exchange.is_empty();
-            match &error {
-                PublishError::Returned(_) if is_reply => {
-                    let since = *unwanted_since.get_or_insert_with(Instant::now);
-                    if !durable || since.elapsed() > REPLY_PATIENCE {
-                        return unwanted(&publish, durable);
-                    }
-                }
-                PublishError::Malformed(_) => {
-                    tracing::error!(%error, "a message that cannot be published is dropped");
-                    return;
-                }
-                PublishError::Unavailable(_) => {}
-                error => tracing::warn!(%error, exchange = %publish.exchange, "not published yet"),
+            let Err(error) = self.publisher.publish(publish.clone()).await else { return Ok(()) };
+            if matches!(error, PublishError::Malformed(_)) || gives_up(&error) {
+                return Err(error);
+            }
+            let is_reply = publish.exchange.is_empty() && matches!(error, PublishError::Returned(_));
+            if !is_reply && !matches!(error, PublishError::Unavailable(_)) {
+                tracing::warn!(%error, exchange = %publish.exchange, "not published yet");
             }
             tokio::time::sleep(backoff.next_delay(LONGEST_PAUSE)).await;
+        }
+    }
+}
+
+/// What follows the task, and the disposition: a success that what follows cannot take over is none.
+fn following(task: &Task, disposition: Disposition, now: OffsetDateTime) -> (Disposition, Following) {
+    let following = match &disposition {
+        Disposition::Succeed(result) => workflow::after_success(task, result, now),
+        Disposition::GiveUp(_) => Ok(workflow::after_failure(task, now)),
+        Disposition::Revoke(_) => Ok(workflow::after_revocation(task)),
+        Disposition::Retry { .. } | Disposition::Requeue => Ok(Following::default()),
+    };
+    match following {
+        Ok(following) => (disposition, following),
+        Err(fault) => {
+            let error = ErrorInfo::new(UNSUPPORTED_WORKFLOW, fault.to_string());
+            (Disposition::GiveUp(error), workflow::after_failure(task, now))
         }
     }
 }

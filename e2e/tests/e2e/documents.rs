@@ -41,7 +41,15 @@ fn tests_that_the_documents_name_exist() -> Result<()> {
 
 #[test]
 fn files_that_the_documents_name_exist() -> Result<()> {
-    for document in ["README.md", "ARCHITECTURE.md", "SECURITY.md", "docs/tasks.md", "docs/security.md", "docs/control.md", "docs/workers.md"] {
+    for document in [
+        "README.md",
+        "ARCHITECTURE.md",
+        "SECURITY.md",
+        "docs/tasks.md",
+        "docs/security.md",
+        "docs/control.md",
+        "docs/workers.md",
+    ] {
         let text = std::fs::read_to_string(root().join(document))?;
         let named = text.split('`').skip(1).step_by(2).filter(|word| word.contains('/') && !word.contains(' '));
         let rooted = ["protocol/", "producer/", "consumer/", "e2e/", "deploy/", "docs/", "examples/"];

@@ -8,6 +8,7 @@ mod bad_input;
 mod batch;
 mod callbacks;
 mod catalog;
+mod celery;
 mod children;
 mod commands;
 mod compose;

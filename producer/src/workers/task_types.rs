@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use protocol::heartbeat::{HEARTBEAT_TTL, TaskType};
+use protocol::redaction::Redactions;
 use protocol::retry::RetryPolicy;
 use serde_json::value::RawValue;
 
@@ -44,6 +45,8 @@ pub(super) struct Announcement {
     json: Box<str>,
     retry: RetryPolicy,
     contract: OnceLock<Option<Contract>>,
+    redacts: bool,
+    redactions: OnceLock<Redactions>,
 }
 
 impl Announcement {
@@ -51,6 +54,11 @@ impl Announcement {
     pub(super) fn faults(&self, args: &RawValue, kwargs: &RawValue) -> Vec<Fault> {
         let contract = self.contract.get_or_init(|| Contract::new(&serde_json::from_str(&self.json).ok()?));
         contract.as_ref().map_or_else(Vec::new, |contract| contract.faults(args, kwargs))
+    }
+
+    /// What a message's headers may show of the arguments.
+    pub(super) fn redactions(&self) -> &Redactions {
+        self.redactions.get_or_init(|| Redactions::of(serde_json::from_str::<TaskType>(&self.json)))
     }
 }
 
@@ -94,7 +102,13 @@ impl TaskTypes {
             }
             self.bytes += json.len();
             let json = json.into();
-            let announcement = Announcement { json, retry: task.retry, contract: OnceLock::new() };
+            let announcement = Announcement {
+                json,
+                retry: task.retry,
+                contract: OnceLock::new(),
+                redacts: !task.redacted.is_empty(),
+                redactions: OnceLock::new(),
+            };
             versions.all.push((Some(now), Arc::new(announcement)));
             versions.settle(now);
             self.unkept.insert(task.name);
@@ -134,6 +148,12 @@ impl TaskTypes {
     /// How tasks of that name are retried when their caller does not say, if a worker has said.
     pub(super) fn retry(&self, name: &str) -> Option<RetryPolicy> {
         self.latest(name).map(|announced| announced.retry)
+    }
+
+    /// The latest announcement of that name by which some argument is shown to nobody.
+    pub(super) fn redacting(&self, name: &str) -> Option<Arc<Announcement>> {
+        let versions = self.types.get(name)?.all.iter().rev();
+        versions.map(|(_, known)| known).find(|known| known.redacts).cloned()
     }
 
     /// Whether a type of that name was announced.

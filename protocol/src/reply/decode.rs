@@ -61,6 +61,7 @@ impl Body<'_> {
             date_done: time(self.date_done),
             group_id: lenient(self.group_id),
             parent_id: lenient(self.parent_id),
+            children: Vec::new(),
             report: self.report(),
             task_id: self.task_id,
         }
@@ -316,7 +317,9 @@ mod tests {
             (retries, seq) in any::<(Option<u32>, Option<u32>)>(),
             (worker, group_id, parent_id) in any::<(Option<String>, Option<String>, Option<String>)>(),
             (started_at, date_done) in (any_time(), any_time()),
-        ) -> Reply { Reply { task_id, report, retries, seq, worker, started_at, date_done, group_id, parent_id } }
+        ) -> Reply {
+            Reply { retries, seq, worker, started_at, date_done, group_id, parent_id, ..Reply::of(task_id, report) }
+        }
     }
 
     proptest! {

@@ -1,11 +1,11 @@
 //! The strict writer: exactly what a stock client reads, and keys of ours beside it, which it ignores.
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use serde_json::json;
 use serde_json::value::{RawValue, to_raw_value};
 use time::OffsetDateTime;
 
-use super::{ErrorInfo, PROGRESS, Reply, Report, bare_name, never_empty};
+use super::{Child, ErrorInfo, PROGRESS, Reply, Report, bare_name, never_empty};
 use crate::message::{CONTENT_ENCODING, CONTENT_TYPE, Message, Properties};
 use crate::timestamp;
 
@@ -15,7 +15,7 @@ struct Body<'a> {
     status: &'a str,
     result: Box<RawValue>,
     traceback: Option<&'a str>,
-    children: [(); 0],
+    children: &'a [Child],
     date_done: Option<String>,
     task_id: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -71,7 +71,7 @@ impl Reply {
             status,
             result,
             traceback: self.report.error().and_then(|error| error.traceback.as_deref()),
-            children: [],
+            children: &self.children,
             date_done: self.date_done.map(timestamp::celery),
             task_id: &self.task_id,
             group_id: self.group_id.as_deref(),
@@ -94,6 +94,16 @@ impl Reply {
             Report::Revoked { reason } => raw(&exception("TaskRevokedError", &never_empty(reason.clone(), "revoked"))),
         };
         (self.report.state().name(), result)
+    }
+}
+
+impl Serialize for Child {
+    /// As Celery's results do: `[[id, parent], members]`, and the parent is known from the result that it stands in.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Task(id) => ((id, ()), ()).serialize(serializer),
+            Self::Group(id, members) => ((id, ()), members).serialize(serializer),
+        }
     }
 }
 

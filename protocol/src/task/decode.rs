@@ -6,7 +6,9 @@ use serde_json::value::RawValue;
 
 use super::headers::Reader;
 use super::{DecodeFault, Embed, Task, Undecodable};
-use crate::message::{Message, PUBLISH, REPLY, REPLY_DURABLE, SINCE, SUBMIT};
+use crate::message::{
+    Headers, MAX_HEADERS_BYTES, Message, PUBLISH, REPLY, REPLY_DURABLE, SINCE, SUBMIT, headers_size, is_of_the_broker,
+};
 
 impl Task {
     /// Reads a task message of Celery's protocol 2. Required are the headers `id` and `task`, the content type, and a
@@ -24,6 +26,9 @@ fn decode(message: &Message) -> Result<Task, DecodeFault> {
     let body = message.json_body()?;
     let properties = &message.properties;
     let headers = Reader(&properties.headers);
+    if let Some(bytes) = too_large(&properties.headers) {
+        return Err(DecodeFault::HeadersTooLarge(bytes));
+    }
     if headers.get("task").is_none() && ProtocolOne::read(&body).is_some() {
         return Err(DecodeFault::Protocol1);
     }
@@ -61,6 +66,15 @@ fn decode(message: &Message) -> Result<Task, DecodeFault> {
     })
 }
 
+/// The senders' headers, when they are too large. What is set or cut on the way does not count.
+fn too_large(headers: &Headers) -> Option<usize> {
+    let theirs = |name: &str| {
+        !name.starts_with("errand-") && !is_of_the_broker(name) && !matches!(name, "argsrepr" | "kwargsrepr")
+    };
+    let bytes = headers_size(headers.iter().filter(|(name, _)| theirs(name)));
+    (bytes > MAX_HEADERS_BYTES).then_some(bytes)
+}
+
 fn refuse(message: &Message, reason: DecodeFault) -> Undecodable {
     let properties = &message.properties;
     let header = |name| properties.headers.get(name).and_then(Value::as_str).map(str::to_owned);
@@ -71,7 +85,8 @@ fn refuse(message: &Message, reason: DecodeFault) -> Undecodable {
         (id, task) = (body.id.or(id), Some(body.task));
     }
     Undecodable {
-        id: id.filter(|id| !id.is_empty()),
+        // A stock client's correlation id is the task's.
+        id: id.filter(|id| !id.is_empty()).or_else(|| properties.correlation_id.clone()),
         task,
         reply_to: properties.reply_to.clone(),
         correlation_id: properties.correlation_id.clone(),
@@ -225,6 +240,17 @@ mod tests {
             let Undecodable { id, task, reply_to, correlation_id, .. } = Task::decode(&message).unwrap_err();
             assert_eq!([id, task, reply_to, correlation_id].map(Option::unwrap), ["i", "t", "r", "c"]);
         }
+    }
+
+    #[test]
+    fn large_headers_are_refused_but_for_those_that_are_cut_or_not_the_senders() {
+        let of = |name: &str, bytes: usize| {
+            message(&json!({"id": "i", "task": "t", name: "x".repeat(bytes)}), b"[[], {}, null]")
+        };
+        for (name, bytes) in [("x", 30_000), ("argsrepr", 40_000), ("errand-other", 40_000), ("x-death", 40_000)] {
+            assert!(Task::decode(&of(name, bytes)).is_ok(), "{name}");
+        }
+        assert_eq!(reason(&of("x", 40_000)), "the headers have 40009 bytes, 32768 are allowed");
     }
 
     #[test]

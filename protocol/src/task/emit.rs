@@ -9,11 +9,11 @@ use time::OffsetDateTime;
 
 use crate::message::{
     CONTENT_ENCODING, CONTENT_TYPE, Headers, Message, PUBLISH, Properties, REPLY, REPLY_DURABLE, RETRY, SINCE, SUBMIT,
-    truncate,
+    is_of_the_broker, truncate,
 };
 use crate::python_repr::{MAX_CHARS, python_repr};
 use crate::retry::RetryOptions;
-use crate::task::Task;
+use crate::task::{Embed, Task};
 use crate::timestamp;
 
 /// `origin` is for display only and is cut here.
@@ -63,6 +63,20 @@ pub struct TaskMessage<'a> {
     pub root_id: Option<&'a str>,
     /// The task that sends this one.
     pub parent_id: Option<&'a str>,
+    /// The group, for its result.
+    pub group: Option<&'a str>,
+    /// The place in the group.
+    pub group_index: Option<i64>,
+    /// A name for display only.
+    pub shadow: Option<&'a str>,
+    /// Whether nobody wants the result; `None` leaves it to the worker.
+    pub ignore_result: Option<bool>,
+    /// Stamps by name.
+    pub stamps: Option<&'a Headers>,
+    /// Headers of the sender's own. One of a name that this writer uses does not count.
+    pub headers: Option<&'a Headers>,
+    /// What is to follow the task.
+    pub embed: Option<&'a Embed>,
 }
 
 impl<'a> TaskMessage<'a> {
@@ -90,6 +104,13 @@ impl<'a> TaskMessage<'a> {
             origin: "errand",
             root_id: None,
             parent_id: None,
+            group: None,
+            group_index: None,
+            shadow: None,
+            ignore_result: None,
+            stamps: None,
+            headers: None,
+            embed: None,
         }
     }
 
@@ -130,16 +151,17 @@ impl<'a> TaskMessage<'a> {
     }
 
     fn headers(&self) -> Headers {
-        let mut headers = Headers::new();
+        let mut headers = self.headers.cloned().unwrap_or_default();
+        headers.retain(|name, _| !name.starts_with("errand-") && !is_of_the_broker(name) && name != "compression");
         let mut set = |name: &str, value: Value| headers.insert(name.to_owned(), value);
         set("lang", json!("rust"));
         set("task", json!(self.task));
         set("id", json!(self.id));
-        set("shadow", Value::Null);
+        set("shadow", json!(self.shadow));
         set("eta", json!(self.eta.map(timestamp::celery)));
         set("expires", json!(self.expires.map(timestamp::celery)));
-        set("group", Value::Null);
-        set("group_index", Value::Null);
+        set("group", json!(self.group));
+        set("group_index", json!(self.group_index));
         set("retries", json!(self.retries));
         set("timelimit", json!([self.time_limit.map(seconds), self.soft_time_limit.map(seconds)]));
         set("root_id", json!(self.root_id.unwrap_or(self.id)));
@@ -147,10 +169,10 @@ impl<'a> TaskMessage<'a> {
         set("argsrepr", json!(python_repr(self.args, MAX_CHARS)));
         set("kwargsrepr", json!(python_repr(self.kwargs, MAX_CHARS)));
         set("origin", json!(truncate(self.origin, MAX_ORIGIN_BYTES)));
-        set("ignore_result", Value::Null);
+        set("ignore_result", json!(self.ignore_result));
         set("replaced_task_nesting", json!(0));
-        set("stamped_headers", Value::Null);
-        set("stamps", json!({}));
+        set("stamped_headers", self.stamps.map(|stamps| stamps.keys().cloned().collect()).unwrap_or_default());
+        set("stamps", json!(self.stamps.cloned().unwrap_or_default()));
         if let Some(chosen) = self.retry.header() {
             set(RETRY, chosen);
         }
@@ -170,8 +192,15 @@ impl<'a> TaskMessage<'a> {
     }
 
     fn body(&self) -> Vec<u8> {
-        const NOTHING_FOLLOWS: &str = r#"{"callbacks": null, "errbacks": null, "chain": null, "chord": null}"#;
-        format!("[{}, {}, {NOTHING_FOLLOWS}]", self.args, self.kwargs).into_bytes()
+        let part = |choose: fn(&Embed) -> Option<&RawValue>| self.embed.and_then(choose).map_or("null", RawValue::get);
+        let embed = format!(
+            r#"{{"callbacks": {}, "errbacks": {}, "chain": {}, "chord": {}}}"#,
+            part(|embed| embed.callbacks.as_deref()),
+            part(|embed| embed.errbacks.as_deref()),
+            part(|embed| embed.chain.as_deref()),
+            part(|embed| embed.chord.as_deref()),
+        );
+        format!("[{}, {}, {embed}]", self.args, self.kwargs).into_bytes()
     }
 }
 

@@ -1,6 +1,6 @@
 //! Why a message is no task.
 
-use crate::message::ContentFault;
+use crate::message::{ContentFault, MAX_HEADERS_BYTES};
 
 /// A message that is no task, with what is known of it, so that a worker can still answer FAILURE.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +28,9 @@ pub enum DecodeFault {
     /// Celery's first protocol, which has no headers.
     #[error("message protocol 1 is not supported, only protocol 2 is")]
     Protocol1,
+    /// All headers together, without those of Errand and the broker, are larger than a message that follows may have.
+    #[error("the headers have {0} bytes, {MAX_HEADERS_BYTES} are allowed")]
+    HeadersTooLarge(usize),
     /// A header that a worker cannot do without is missing, null or empty.
     #[error("header {0} is missing")]
     HeaderMissing(&'static str),
