@@ -91,6 +91,8 @@ pub struct Reply {
     pub retries: Option<u32>,
     /// The order among the reports of one attempt; `None` from a stock worker.
     pub seq: Option<u32>,
+    /// The life of the task that it is about, as in the header [`crate::message::SINCE`]; `None` from a stock worker.
+    pub since: Option<i64>,
     /// Who ran it.
     pub worker: Option<String>,
     /// When this attempt began, in milliseconds.
@@ -148,6 +150,7 @@ impl Reply {
             report,
             retries: None,
             seq: None,
+            since: None,
             worker: None,
             started_at: None,
             date_done: None,

@@ -174,6 +174,7 @@ impl Settle {
             report,
             retries: Some(task.retries),
             seq: Some(0),
+            since: task.since,
             worker: Some(self.worker.clone()),
             started_at,
             date_done: None,

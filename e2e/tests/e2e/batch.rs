@@ -7,6 +7,8 @@ use e2e::client::Answer;
 use e2e::{Client, Pair, broker, load};
 use reqwest::Method;
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 
 use crate::life::SOON;
 use crate::rows;
@@ -164,5 +166,22 @@ async fn a_task_called_batch_is_read_and_forgotten_like_any_other() -> Result<()
     assert_eq!((ask(Method::HEAD).await?.status, ask(Method::DELETE).await?.status), (200, 204));
     assert_eq!(ask(Method::GET).await?.status, 404);
     assert_eq!(ask(Method::PUT).await?.header("allow"), Some("GET, HEAD, POST, DELETE"));
+    pair.stop().await
+}
+
+#[tokio::test]
+async fn batches_that_are_sent_slowly_hold_up_no_other() -> Result<()> {
+    let pair = pair().await?;
+    let head =
+        "POST /v1/tasks/batch HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: 1000\r\n\r\n[";
+    let mut slow = Vec::new();
+    for _ in 0..64 {
+        let mut stream = TcpStream::connect(pair.client().address()).await?;
+        stream.write_all(head.as_bytes()).await?;
+        slow.push(stream);
+    }
+    let answer = post(pair.client(), "", JSON, json!(echoes(3)).to_string()).await?;
+    assert_eq!(answer.status, 202, "{:?}", answer.body);
+    drop(slow);
     pair.stop().await
 }

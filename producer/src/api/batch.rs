@@ -6,7 +6,7 @@ mod tasks;
 use std::time::Duration;
 
 use actix_web::http::StatusCode;
-use actix_web::web::{BytesMut, Payload};
+use actix_web::web::Payload;
 use actix_web::{HttpRequest, HttpResponse, web};
 use protocol::timestamp::now_ms;
 use serde::Serialize;
@@ -17,7 +17,7 @@ use utoipa::ToSchema;
 pub use self::tasks::MAX_TASKS;
 use self::tasks::{Checked, Format};
 use super::Api;
-use super::body::{Bounds, media_type, read_body};
+use super::body::{Body, Bounds, media_type, read_body};
 use super::idempotency::refuse_key;
 use super::openapi::answers::{BadBody, NoBatch, PROBLEM};
 use super::openapi::parameters::BatchQuery;
@@ -30,9 +30,15 @@ use crate::keyring::Caller;
 use crate::store::{Atomicity, Excess, Placed, TaskRow};
 
 const NDJSON: &str = "application/x-ndjson";
-const BOUNDS: Bounds =
-    Bounds { types: &["application/json", NDJSON], bytes: 8 * 1024 * 1024, time: Duration::from_secs(30) };
-/// Batches in memory at once, each with its body, its tasks and its answer.
+const BOUNDS: Bounds = Bounds {
+    types: &["application/json", NDJSON],
+    bytes: 8 * 1024 * 1024,
+    time: Duration::from_secs(30),
+    room: Some(&BODIES),
+};
+/// Pieces of bodies of batches in memory: 128 MiB.
+static BODIES: Semaphore = Semaphore::const_new(2048);
+/// Batches that are being checked and stored at once, each with its tasks and its answer.
 static ROOM: Semaphore = Semaphore::const_new(16);
 const ROOM_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -100,8 +106,8 @@ pub async fn batch(
 ) -> Result<HttpResponse, Problem> {
     let atomicity = atomicity(request.query_string())?;
     refuse_key(&request)?;
-    let _room = room().await?;
     let body = read_body(&request, payload, &BOUNDS).await?;
+    let _room = room().await?;
     let format = if media_type(&request).eq_ignore_ascii_case(NDJSON) { Format::Lines } else { Format::Array };
     let mut checked = check(api.clone(), body, format).await?;
     caller.owe((checked.tasks.len() + checked.rejected.len()).saturating_sub(1));
@@ -150,7 +156,7 @@ fn beyond(placed: &[Placed]) -> Option<Excess> {
     })
 }
 
-/// The body is not read from the connection while it waits.
+/// Of whole bodies only, so that no client who sends slowly holds up the others.
 async fn room() -> Result<SemaphorePermit<'static>, Problem> {
     if let Ok(Ok(room)) = timeout(ROOM_DEADLINE, ROOM.acquire()).await {
         return Ok(room);
@@ -160,9 +166,9 @@ async fn room() -> Result<SemaphorePermit<'static>, Problem> {
 }
 
 /// On a thread of its own: a thousand tasks would hold up every other request of this one.
-async fn check(api: web::Data<Api>, body: BytesMut, format: Format) -> Result<Checked, Problem> {
+async fn check(api: web::Data<Api>, body: Body, format: Format) -> Result<Checked, Problem> {
     let checked = web::block(move || {
-        let mut checked = tasks::check(&body, format, &api.limits, now_ms())?;
+        let mut checked = tasks::check(&body.bytes, format, &api.limits, now_ms())?;
         checked.reject_arguments(|task| api.argument_faults(task));
         Ok(checked)
     });

@@ -47,6 +47,7 @@ pub async fn letters(api: web::Data<Api>, caller: Caller, request: HttpRequest) 
     let after = query.one("cursor", |text| place(text).ok_or_else(|| "is no next_cursor of a list".to_owned()));
     let limit = query.one("limit", list::limit).unwrap_or(USUAL_LIMIT);
     query.end()?;
+    let _reading = list::reading().await?;
     let page = api.store.letters(&filter, after, limit).await?;
     let dead_letters = page.rows.iter().map(|row| api.view(row)).collect();
     Ok(HttpResponse::Ok().json(DeadLetterList { dead_letters, next_cursor: page.next.map(cursor) }))
@@ -82,8 +83,7 @@ fn filter(query: &mut Parameters, caller: &Caller) -> LetterFilter {
     let is_type = |text: &str| (1..=MAX_ERROR_TYPE_BYTES).contains(&text.len());
     LetterFilter {
         task: query.one("task", |name| rules::task_name(name).map(|()| name.to_owned())),
-        // Any: a queue may have been taken from QUEUES while its tasks are kept.
-        queue: query.one("queue", |queue| Ok(queue.to_owned())),
+        queue: query.one("queue", list::queue),
         error_type: query.one("error_type", |text| {
             let must = || format!("must be 1 to {MAX_ERROR_TYPE_BYTES} bytes");
             is_type(text).then(|| text.to_owned()).ok_or_else(must)

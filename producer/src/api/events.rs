@@ -22,6 +22,7 @@ use super::openapi::answers::{NoTask, NoWatch};
 use super::openapi::parameters::LastEvent;
 use super::openapi::schemas::TaskId;
 use super::problem::Problem;
+use super::server::{PIECE, place};
 use crate::keyring::Caller;
 use crate::store::{StoreError, TaskRow, Watch};
 
@@ -32,7 +33,7 @@ const HEARTBEAT: Duration = Duration::from_secs(15);
 ///
 /// Server-sent events: first the task as it stands, then a `state` event with the whole task for each state, and a
 /// `progress` event for each progress. The one of a terminal state is the last. A `Last-Event-ID` that this task never had
-/// is ignored.
+/// is ignored. The stream ends early where a large event finds too many others being read: listen again.
 #[utoipa::path(get, path = "/v1/tasks/{id}/events", tag = "tasks",
     params(("id" = inline(TaskId), Path, description = "Its id"), LastEvent),
     responses(
@@ -89,12 +90,16 @@ struct Listener {
 impl Listener {
     /// What is sent: `first`, the events, and comments while there are none.
     fn stream(self, first: Bytes) -> impl Stream<Item = Result<Bytes, StoreError>> {
-        stream::unfold((self, Some(first)), async |(mut listener, first)| {
+        // A large event has its place among large answers until the next is asked for, and its listener has read it.
+        stream::unfold((self, Some(first), None), async |(mut listener, first, held)| {
+            drop(held);
             let next = match first {
                 Some(first) => Ok(first),
                 None => listener.next().await.transpose()?,
             };
-            Some((next, (listener, None)))
+            let bytes = next.as_ref().map_or(0, Bytes::len);
+            let held = if bytes > PIECE { Some(place(bytes as u64)?) } else { None };
+            Some((next, (listener, None, held)))
         })
     }
 

@@ -7,7 +7,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use protocol::state::State;
 use protocol::timestamp::{parse_rfc3339, unix_ms};
 use serde::Serialize;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 use utoipa::ToSchema;
 
@@ -55,14 +55,19 @@ struct Wish {
 pub async fn list(api: web::Data<Api>, caller: Caller, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let mut wish = read(request.query_string())?;
     wish.filter.whose = caller.whose();
-    let _reading = timeout(READING_DEADLINE, READING.acquire()).await.map_err(|_| busy())?;
+    let _reading = reading().await?;
     let page = api.store.list(&wish.filter, wish.before, wish.limit).await?;
     let tasks = page.rows.iter().map(|row| api.view(row)).collect();
     Ok(HttpResponse::Ok().json(TaskList { tasks, next_cursor: page.next.map(cursor) }))
 }
 
-fn busy() -> Problem {
-    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "lists-busy", "too many lists are being read")
+/// A turn to read a page.
+///
+/// # Errors
+/// 503 when it does not come soon.
+pub async fn reading() -> Result<SemaphorePermit<'static>, Problem> {
+    let busy = || Problem::new(StatusCode::SERVICE_UNAVAILABLE, "lists-busy", "too many lists are being read");
+    timeout(READING_DEADLINE, READING.acquire()).await.ok().and_then(Result::ok).ok_or_else(busy)
 }
 
 fn read(query: &str) -> Result<Wish, Problem> {

@@ -30,7 +30,8 @@ use super::{
             Whatever the path, what is no HTTP is answered 400, a head of more than \
             95 headers or 128 KiB 431, and one that does not come within 5 s 408; each ends the connection, as do 5 s \
             without a request and a client that takes longer than 20 s to read 64 KiB of its answer. An answer to GET \
-            larger than 64 KiB may be 503 while too many such are being read."
+            larger than 64 KiB may be 503 while too many such are being read, and one to another method may then be a \
+            problem of the type `answer-omitted` with the status and the headers of the answer: it was done."
     ),
     servers((url = "/")),
     paths(
@@ -87,10 +88,12 @@ impl Rendered {
 
 /// This document
 #[utoipa::path(get, path = "/openapi.json", tag = "service", responses(
-    (status = 200, description = "OpenAPI 3.1", body = Object), answers::NoRoom,
+    (status = 200, description = "OpenAPI 3.1", body = Object),
 ))]
 pub async fn openapi(document: web::Data<Rendered>) -> HttpResponse {
-    HttpResponse::Ok().content_type("application/json").body(document.0.clone())
+    let mut answer = HttpResponse::Ok().content_type("application/json").body(document.0.clone());
+    answer.extensions_mut().insert(super::server::Shared);
+    answer
 }
 
 const PAGE: &str = include_str!("openapi/page.html");

@@ -101,6 +101,7 @@ async fn again(
             Replayed::Done => StatusCode::ACCEPTED,
             Replayed::Already => StatusCode::OK,
             Replayed::Unknown => return Err(unknown()),
+            Replayed::Beyond(excess) => return Err(excess.into()),
             Replayed::Open => return Err(conflict("task-open", "the task has not ended, and goes on as it is")),
             Replayed::Succeeded => {
                 return Err(conflict("task-succeeded", "the task has succeeded; to run it again, submit another"));

@@ -22,7 +22,7 @@ use actix_web::{App, web};
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 use self::connection::Connection;
-pub use self::serving::body_ended;
+pub use self::serving::{PIECE, Shared, body_ended, place};
 use super::{Api, access, openapi, routes};
 use crate::keyring::Keyring;
 

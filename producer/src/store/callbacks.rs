@@ -20,7 +20,7 @@ pub struct Callback {
     pub url: String,
     /// The ends that are posted.
     pub events: Vec<State>,
-    /// Scheme, host and port of the URL: what is slow or away together.
+    /// The URL's host: what is slow or away together, and no more receivers by having many ports.
     pub receiver: String,
 }
 

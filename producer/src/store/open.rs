@@ -142,11 +142,21 @@ pub(super) async fn connect_beside(url: &str) -> Result<SqliteConnection, OpenEr
         Err(OpenError::InUse(_)) => None,
         lock => Some(lock?),
     };
+    let path = options.get_filename().to_owned();
     let mut connection = options.connect().await?;
     if lock.is_some() {
         MIGRATIONS.run(&mut connection).await?;
+    } else if !is_current(&mut connection).await {
+        return Err(OpenError::InUse(path));
     }
     Ok(connection)
+}
+
+/// Whether the schema is this version's.
+async fn is_current(connection: &mut SqliteConnection) -> bool {
+    let latest: Result<Option<i64>, _> =
+        sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations").fetch_one(connection).await;
+    latest.is_ok_and(|latest| latest == MIGRATIONS.iter().map(|migration| migration.version).max())
 }
 
 /// sqlx's migration lock does nothing on SQLite, so one owner is made sure of by a file lock, held for the process.

@@ -53,9 +53,8 @@ pub(super) async fn excess(
     if owners.is_empty() {
         return Ok(vec![None; tasks.len()]);
     }
-    let rooms: Vec<Room> = sqlx::query_as(ROOM).bind(json(&owners)?).fetch_all(connection).await?;
-    let mut rooms: HashMap<String, Room> = rooms.into_iter().map(|room| (room.id.clone(), room)).collect();
-    Ok(tasks.iter().map(|task| rooms.get_mut(limited(task)?)?.admit(task)).collect())
+    let mut rooms = rooms(connection, &owners).await?;
+    Ok(tasks.iter().map(|task| rooms.get_mut(limited(task)?)?.admit(bytes(task))).collect())
 }
 
 /// The owner of a task whose submitter can be refused.
@@ -63,10 +62,41 @@ fn limited(task: &NewTask) -> Option<&str> {
     task.owner.as_deref().filter(|_| task.parent.is_none())
 }
 
+/// A task that is to be unfinished again: its owner and the bytes of its arguments.
+pub(super) struct Reopened<'a> {
+    pub(super) owner: Option<&'a str>,
+    pub(super) bytes: i64,
+}
+
+/// The first limit that a replay of these is beyond, and how many before it are within theirs.
+pub(super) async fn excess_of_replays(
+    connection: &mut SqliteConnection,
+    tasks: &[Reopened<'_>],
+) -> Result<(usize, Option<Excess>), sqlx::Error> {
+    let mut owners: Vec<&str> = tasks.iter().filter_map(|task| task.owner).collect();
+    owners.sort_unstable();
+    owners.dedup();
+    if owners.is_empty() {
+        return Ok((tasks.len(), None));
+    }
+    let mut rooms = rooms(connection, &owners).await?;
+    let mut beyond = |task: &Reopened<'_>| rooms.get_mut(task.owner?)?.admit(task.bytes);
+    let first = tasks.iter().enumerate().find_map(|(place, task)| Some((place, beyond(task)?)));
+    Ok(first.map_or((tasks.len(), None), |(place, excess)| (place, Some(excess))))
+}
+
+async fn rooms(connection: &mut SqliteConnection, owners: &[&str]) -> Result<HashMap<String, Room>, sqlx::Error> {
+    let rooms: Vec<Room> = sqlx::query_as(ROOM).bind(json(&owners)?).fetch_all(connection).await?;
+    Ok(rooms.into_iter().map(|room| (room.id.clone(), room)).collect())
+}
+
+fn bytes(task: &NewTask) -> i64 {
+    i64::try_from(task.args.get().len() + task.kwargs.get().len()).unwrap_or(i64::MAX)
+}
+
 impl Room {
-    fn admit(&mut self, task: &NewTask) -> Option<Excess> {
-        let bytes = task.args.get().len() + task.kwargs.get().len();
-        let bytes = self.waiting_bytes.saturating_add(i64::try_from(bytes).unwrap_or(i64::MAX));
+    fn admit(&mut self, bytes: i64) -> Option<Excess> {
+        let bytes = self.waiting_bytes.saturating_add(bytes);
         if let Some(max) = self.max_open_tasks.filter(|max| self.open_tasks >= i64::from(*max)) {
             return Some(Excess::OpenTasks(max));
         }

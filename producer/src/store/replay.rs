@@ -9,8 +9,9 @@ use sqlx::{Row, SqliteConnection};
 
 use super::column::json;
 use super::dead_letters::{LetterFilter, Order};
+use super::quota::{Reopened, excess_of_replays};
 use super::write::{Changes, Write};
-use super::{Stage, Store, StoreError, UnixMs, Whose, attempts, read};
+use super::{Excess, Stage, Store, StoreError, UnixMs, Whose, attempts, read};
 
 /// Letters that one request replays or counts, at most.
 const MAX_REPLAYED: u64 = 100_000;
@@ -79,6 +80,8 @@ pub enum Replayed {
     Open,
     /// It has succeeded, and nothing changed.
     Succeeded,
+    /// Its key may have no more, and nothing changed.
+    Beyond(Excess),
     /// It is a child that could not be accepted, and so there is nothing to be run.
     NeverAccepted,
     /// There is no such task, or no such dead letter.
@@ -101,8 +104,10 @@ pub struct Pace {
 pub struct Bulk {
     /// Letters replayed, or counted.
     pub letters: u64,
-    /// It ended at the most that one request takes or at the cap, and there may be more.
+    /// It ended at the most that one request takes, at the cap or at a limit, and there may be more.
     pub more: bool,
+    /// The limit of a key at which it ended.
+    pub beyond: Option<Excess>,
 }
 
 /// Rows to be replayed where they are dead letters still, each with when it is due.
@@ -121,11 +126,18 @@ impl Store {
     }
 
     /// Replays the dead letters of now that match, oldest first. What a rate holds back waits in the store for its time,
-    /// so nothing of it depends on this process, and what a crash leaves out are dead letters still.
+    /// so nothing of it depends on this process, and what a crash leaves out are dead letters still. It goes on when its
+    /// caller has gone.
     ///
     /// # Errors
     /// The store failed; what was replayed before stays so.
     pub async fn replay_letters(&self, filter: &LetterFilter, pace: Pace) -> Result<Bulk, StoreError> {
+        let (store, filter) = (self.clone(), filter.clone());
+        let replay = self.tracker.spawn(async move { store.replay_found(&filter, pace).await });
+        replay.await.unwrap_or(Err(StoreError::Closed))
+    }
+
+    async fn replay_found(&self, filter: &LetterFilter, pace: Pace) -> Result<Bulk, StoreError> {
         let mut bulk = Bulk::default();
         let (filter, mut after, mut found) = (filter.until_at_most(pace.start), None, 0_u64);
         loop {
@@ -138,7 +150,11 @@ impl Store {
             found += letters.len() as u64;
             if !letters.is_empty() {
                 let chunk = ReplayChunk { letters, now: pace.start };
-                bulk.letters += self.write(|done| Write::ReplayLetters(chunk, done)).await?;
+                let (replayed, beyond) = self.write(|done| Write::ReplayLetters(chunk, done)).await?;
+                bulk.letters += replayed;
+                if beyond.is_some() {
+                    return Ok(Bulk { more: true, beyond, ..bulk });
+                }
             }
             let Some(next) = some.next.filter(|_| !is_cut) else { return Ok(Bulk { more: is_cut, ..bulk }) };
             after = Some(next);
@@ -155,9 +171,9 @@ impl Store {
             let page = self.find_letters(&filter, Order::OldestFirst, after).await?;
             letters += page.places.len() as u64;
             if letters > MAX_REPLAYED {
-                return Ok(Bulk { letters: MAX_REPLAYED, more: true });
+                return Ok(Bulk { letters: MAX_REPLAYED, more: true, beyond: None });
             }
-            let Some(next) = page.next else { return Ok(Bulk { letters, more: false }) };
+            let Some(next) = page.next else { return Ok(Bulk { letters, more: false, beyond: None }) };
             after = Some(next);
         }
     }
@@ -191,6 +207,18 @@ pub(super) async fn replay(
         Route::Letter | Route::Letters => is_letter,
     };
     if may_be {
+        let length = |edited: Option<&RawValue>, column| match edited {
+            Some(edited) => Ok(edited.get().len()),
+            None => row.try_get::<&str, _>(column).map(str::len),
+        };
+        let edit = replay.edit.as_ref();
+        let args = length(edit.and_then(|edit| edit.args.as_deref()), "args")?;
+        let kwargs = length(edit.and_then(|edit| edit.kwargs.as_deref()), "kwargs")?;
+        let bytes = i64::try_from(args + kwargs).unwrap_or(i64::MAX);
+        let reopened = Reopened { owner: row.try_get("owner")?, bytes };
+        if let (_, Some(excess)) = excess_of_replays(connection, &[reopened]).await? {
+            return Ok(Replayed::Beyond(excess));
+        }
         let again = Again { route: replay.route, edit: replay.edit.as_ref(), now: replay.now };
         again.rows(connection, &[(row.try_get("seq")?, replay.now)], changes).await?;
         return Ok(Replayed::Done);
@@ -206,22 +234,27 @@ pub(super) async fn replay(
     })
 }
 
-const STILL_LETTERS: &str = "SELECT r.value FROM json_each(?) AS r CROSS JOIN tasks AS t ON t.seq = r.value ->> 0
+const STILL_LETTERS: &str = "SELECT r.value, t.owner, length(t.args) + length(t.kwargs) FROM json_each(?) AS r CROSS JOIN tasks AS t ON t.seq = r.value ->> 0
     WHERE t.state = 'FAILURE' AND t.dismissed_at IS NULL AND t.finished_at <= ?";
 
-/// Replays what are dead letters still, and were given up by then; says how many.
+/// Replays what are dead letters still, and were given up by then, up to a limit of their keys; says how many, and which
+/// limit that was.
 pub(super) async fn replay_letters(
     connection: &mut SqliteConnection,
     ReplayChunk { letters, now }: &ReplayChunk,
     changes: &mut Changes,
-) -> Result<u64, sqlx::Error> {
-    let still: Vec<String> =
-        sqlx::query_scalar(STILL_LETTERS).bind(json(letters)?).bind(now).fetch_all(&mut *connection).await?;
-    let still: Result<Vec<(i64, UnixMs)>, _> = still.iter().map(|letter| serde_json::from_str(letter)).collect();
+) -> Result<(u64, Option<Excess>), sqlx::Error> {
+    let still: Vec<(String, Option<String>, i64)> =
+        sqlx::query_as(STILL_LETTERS).bind(json(letters)?).bind(now).fetch_all(&mut *connection).await?;
+    let reopened: Vec<Reopened<'_>> =
+        still.iter().map(|(_, owner, bytes)| Reopened { owner: owner.as_deref(), bytes: *bytes }).collect();
+    let (within, beyond) = excess_of_replays(connection, &reopened).await?;
+    let still: Result<Vec<(i64, UnixMs)>, _> =
+        still[..within].iter().map(|(letter, ..)| serde_json::from_str(letter)).collect();
     let still = still.map_err(|error| sqlx::Error::Decode(error.into()))?;
     let again = Again { route: Route::Letters, edit: None, now: *now };
     again.rows(connection, &still, changes).await?;
-    Ok(still.len() as u64)
+    Ok((still.len() as u64, beyond))
 }
 
 const PROVENANCE: &str = "INSERT INTO replays (task_seq, attempt, at, route, args, kwargs)

@@ -37,6 +37,7 @@ struct Row<'a> {
     rank: u8,
     retries: Option<u32>,
     seq: Option<u32>,
+    since: Option<UnixMs>,
     worker: Option<&'a str>,
     progress: Option<ProgressColumn<'a>>,
     result: Option<&'a RawValue>,
@@ -77,12 +78,13 @@ macro_rules! record {
         started_at = coalesce(r.started_at, tasks.started_at), finished_at = r.finished_at
     FROM (SELECT value ->> 'id' AS id, value ->> 'state' AS state, value ->> 'terminal' AS terminal,
             value ->> 'stage' AS stage, value ->> 'rank' AS rank, value ->> 'retries' AS retries,
-            value ->> 'seq' AS seq, value ->> 'worker' AS worker, nullif(value -> 'progress', 'null') AS progress,
+            value ->> 'seq' AS seq, value ->> 'since' AS since, value ->> 'worker' AS worker, nullif(value -> 'progress', 'null') AS progress,
             iif(value ->> 'state' = 'SUCCESS', value -> 'result', NULL) AS result,
             nullif(value -> 'error', 'null') AS error, value ->> 'retry_at' AS retry_at,
             value ->> 'started_at' AS started_at, value ->> 'finished_at' AS finished_at
         FROM json_each(?)) AS r
-    WHERE tasks.id = r.id AND tasks.finished_at IS NULL AND coalesce(r.retries, tasks.retries) >= tasks.replayed_from
+    WHERE tasks.id = r.id AND (r.since IS NULL OR r.since = coalesce(tasks.replayed_at, tasks.created_at))
+        AND tasks.finished_at IS NULL AND coalesce(r.retries, tasks.retries) >= tasks.replayed_from
         AND (tasks.replayed_from = 0 OR tasks.lost > 0 OR tasks.stage <> 'scheduled') AND (r.terminal
         OR (coalesce(r.retries, tasks.retries), r.rank, coalesce(r.seq, tasks.report_seq + 1))
             > (tasks.retries, tasks.rank, tasks.report_seq))"
@@ -163,6 +165,7 @@ fn row(Recorded { reply, at }: &Recorded) -> Row<'_> {
         rank: state.rank(),
         retries: reply.retries,
         seq: reply.seq,
+        since: reply.since,
         worker: reply.worker.as_deref(),
         progress: None,
         result: None,

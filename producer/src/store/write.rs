@@ -10,8 +10,8 @@ use super::replay::{Replay, ReplayChunk, Replayed};
 use super::revoke::{Chunk, PurgeChunk, Revocation, Revoke};
 use super::watch::{News, Watches};
 use super::{
-    Accepted, Atomicity, CallbackStanding, Child, Counted, Forgotten, IdempotencyKey, KeptType, NewTask, Placed,
-    Published, Recorded, Secret, StoreError, UnixMs, Whose,
+    Accepted, Atomicity, CallbackStanding, Child, Counted, Excess, Forgotten, IdempotencyKey, KeptType, NewTask,
+    Placed, Published, Recorded, Secret, StoreError, UnixMs, Whose,
 };
 
 /// A request and who waits for its commit.
@@ -34,7 +34,7 @@ pub(super) enum Write {
     Callback(String, CallbackStanding, Done<()>),
     Secret(String, Secret, UnixMs, Done<()>),
     Replay(Replay, Done<Replayed>),
-    ReplayLetters(ReplayChunk, Done<u64>),
+    ReplayLetters(ReplayChunk, Done<(u64, Option<Excess>)>),
     Dismiss(String, Whose, UnixMs, Done<bool>),
 }
 
@@ -62,7 +62,8 @@ impl Write {
             Self::Forget(_, _, done) => drop(done.send(Err(error))),
             Self::Replay(_, done) => drop(done.send(Err(error))),
             Self::Dismiss(_, _, _, done) => drop(done.send(Err(error))),
-            Self::Lost(_, _, done) | Self::Prune(_, done) | Self::PruneKeys(_, done) | Self::ReplayLetters(_, done) => {
+            Self::ReplayLetters(_, done) => drop(done.send(Err(error))),
+            Self::Lost(_, _, done) | Self::Prune(_, done) | Self::PruneKeys(_, done) => {
                 drop(done.send(Err(error)));
             }
         }

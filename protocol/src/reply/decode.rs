@@ -33,6 +33,8 @@ struct Body<'a> {
     #[serde(borrow, default)]
     seq: Option<&'a RawValue>,
     #[serde(borrow, default)]
+    since: Option<&'a RawValue>,
+    #[serde(borrow, default)]
     started_at: Option<&'a RawValue>,
     #[serde(borrow, default)]
     eta: Option<&'a RawValue>,
@@ -56,6 +58,7 @@ impl Body<'_> {
         Reply {
             retries: lenient(self.retries),
             seq: lenient(self.seq),
+            since: lenient(self.since),
             worker: lenient(self.worker).or_else(|| self.hostname()),
             started_at: time(self.started_at),
             date_done: time(self.date_done),

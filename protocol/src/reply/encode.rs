@@ -29,6 +29,8 @@ struct Body<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     seq: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    since: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     started_at: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     eta: Option<String>,
@@ -79,6 +81,7 @@ impl Reply {
             worker: self.worker.as_deref(),
             retries: self.retries,
             seq: self.seq,
+            since: self.since,
             started_at: self.started_at.map(timestamp::celery),
             eta: self.report.eta().map(timestamp::celery),
         }

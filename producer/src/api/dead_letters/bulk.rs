@@ -1,8 +1,13 @@
 //! `POST /v1/dead-letters/replay`: replays what a filter matches.
 
+use std::time::Duration;
+
+use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use protocol::timestamp::now_ms;
 use serde::Serialize;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::timeout;
 use utoipa::ToSchema;
 
 use super::filter;
@@ -20,6 +25,10 @@ pub const LEAST_RATE: f64 = 0.001;
 /// The fastest rate, tasks a second.
 pub const MAX_RATE: f64 = 100_000.0;
 
+/// One goes along the dead letters at a time, and leaves the other readers of the store to everybody else.
+static TURN: Semaphore = Semaphore::const_new(1);
+const TURN_DEADLINE: Duration = Duration::from_secs(10);
+
 /// What a replay of many did, or would do.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct DeadLettersReplayed {
@@ -27,7 +36,7 @@ pub struct DeadLettersReplayed {
     dry_run: bool,
     /// Dead letters that were, or would be, replayed.
     replayed: u64,
-    /// Whether it ended at 100,000, or had no more room, and more may match: ask again.
+    /// Whether it ended at 100,000, at a limit of the key, or had no more room, and more may match: ask again.
     more: bool,
 }
 
@@ -47,18 +56,27 @@ pub async fn replay(api: web::Data<Api>, caller: Caller, request: HttpRequest) -
     let dry_run = query.flag("dry_run");
     let rate = query.one("rate", rate);
     query.end()?;
-    let Bulk { letters, more } = if dry_run {
+    let _turn = turn().await?;
+    let Bulk { letters, more, .. } = if dry_run {
         api.store.count_letters(&filter, now_ms()).await?
     } else {
         let pace = Pace { rate, cap: api.outbox_cap, start: now_ms() };
         let bulk = api.store.replay_letters(&filter, pace).await?;
-        if bulk.letters == 0 && bulk.more {
-            return Err(beyond_cap(&api));
+        match bulk.beyond {
+            Some(excess) if bulk.letters == 0 => return Err(excess.into()),
+            None if bulk.letters == 0 && bulk.more => return Err(beyond_cap(&api)),
+            _ => {}
         }
         metrics::counter!("errand_replayed_total").increment(bulk.letters);
         bulk
     };
     Ok(HttpResponse::Ok().json(DeadLettersReplayed { dry_run, replayed: letters, more }))
+}
+
+async fn turn() -> Result<SemaphorePermit<'static>, Problem> {
+    let busy =
+        || Problem::new(StatusCode::SERVICE_UNAVAILABLE, "replays-busy", "other dead letters are being replayed");
+    timeout(TURN_DEADLINE, TURN.acquire()).await.ok().and_then(Result::ok).ok_or_else(busy)
 }
 
 fn rate(text: &str) -> Result<f64, String> {

@@ -9,10 +9,10 @@ use std::task::{Context, Poll};
 use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::StatusCode;
-use actix_web::http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use actix_web::http::header::{CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING};
 use actix_web::middleware::Next;
 use actix_web::web::Bytes;
-use actix_web::{Error, HttpRequest, ResponseError};
+use actix_web::{Error, HttpRequest, HttpResponse, ResponseError};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::api::problem::Problem;
@@ -86,7 +86,17 @@ impl Drop for Open {
     }
 }
 
-/// Serves a request. A read whose answer has no place is answered 503; what was changed is told in any case.
+/// An answer that all its readers share: it takes no memory of its own.
+pub struct Shared;
+
+/// A place for so many bytes that are on their way to a client, `None` when there is none.
+pub fn place(bytes: u64) -> Option<SemaphorePermit<'static>> {
+    let pieces = u32::try_from(bytes.div_ceil(PIECE as u64)).unwrap_or(u32::MAX);
+    ROOM.try_acquire_many(pieces).ok()
+}
+
+/// Serves a request. A read whose answer has no place is answered 503. What was changed is told in any case, by its
+/// status and its headers.
 pub async fn serve(request: ServiceRequest, next: Next<BoxBody>) -> Result<ServiceResponse<Answer>, Error> {
     let open = request.conn_data::<Rc<Requests>>().map(|requests| Open::new(requests, body(&request)));
     let is_read = request.method().is_safe();
@@ -94,16 +104,30 @@ pub async fn serve(request: ServiceRequest, next: Next<BoxBody>) -> Result<Servi
     let mut room = None;
     if let BodySize::Sized(bytes) = answer.response().body().size()
         && bytes > PIECE as u64
+        && answer.response().extensions().get::<Shared>().is_none()
     {
-        let pieces = u32::try_from(bytes.div_ceil(PIECE as u64)).unwrap_or(u32::MAX);
-        room = ROOM.try_acquire_many(pieces).ok();
-        if room.is_none() && is_read {
-            let detail = "large answers are being read slowly; ask for fewer at once, or later";
-            let busy = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "answers-busy", detail);
-            answer = answer.into_response(busy.error_response());
+        room = place(bytes);
+        if room.is_none() {
+            let instead = if is_read { busy() } else { omitted(answer.response()) };
+            answer = answer.into_response(instead);
         }
     }
     Ok(answer.map_body(|_, body| Answer::new(body, open, room)))
+}
+
+fn busy() -> HttpResponse {
+    let detail = "large answers are being read slowly; ask for fewer at once, or later";
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "answers-busy", detail).error_response()
+}
+
+/// The answer without its body.
+fn omitted(done: &HttpResponse<BoxBody>) -> HttpResponse {
+    let detail = "it was done; large answers are being read slowly, so what it came to is to be looked up";
+    let mut answer = Problem::new(done.status(), "answer-omitted", detail).error_response();
+    for (name, value) in done.headers().iter().filter(|(name, _)| **name != CONTENT_TYPE) {
+        answer.headers_mut().insert(name.clone(), value.clone());
+    }
+    answer
 }
 
 /// The body of an answer, handed on in pieces.
@@ -140,5 +164,43 @@ impl MessageBody for Answer {
             Body::Whole(left) => Poll::Ready(Some(Ok(left.split_to(left.len().min(PIECE))))),
             Body::Stream(stream) => Pin::new(stream).poll_next(cx),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use actix_web::http::header::LOCATION;
+    use actix_web::middleware::from_fn;
+    use actix_web::{App, test, web};
+
+    #[actix_web::test]
+    async fn without_room_a_read_is_refused_and_what_was_done_is_told_without_its_body() {
+        let large = || "x".repeat(PIECE + 1);
+        let done = move || async move { HttpResponse::Accepted().insert_header((LOCATION, "/there")).body(large()) };
+        let read = move || async move { HttpResponse::Ok().body(large()) };
+        let shared = move || async move {
+            let mut answer = HttpResponse::Ok().body(large());
+            answer.extensions_mut().insert(Shared);
+            answer
+        };
+        let app = App::new().wrap(from_fn(serve));
+        let app = app.route("/", web::post().to(done)).route("/", web::get().to(read));
+        let app = test::init_service(app.route("/shared", web::get().to(shared))).await;
+        let all = ROOM.acquire_many(u32::try_from(ROOM.available_permits()).unwrap()).await.unwrap();
+        let answer = test::call_service(&app, test::TestRequest::post().uri("/").to_request()).await;
+        assert_eq!(
+            (answer.status().as_u16(), answer.headers().get(LOCATION).unwrap().as_bytes()),
+            (202, &b"/there"[..])
+        );
+        let body = String::from_utf8(test::read_body(answer).await.to_vec()).unwrap();
+        assert!(body.contains("answer-omitted"), "{body}");
+        for (uri, status) in [("/", 503), ("/shared", 200)] {
+            let answer = test::call_service(&app, test::TestRequest::get().uri(uri).to_request()).await;
+            assert_eq!(answer.status().as_u16(), status, "{uri}");
+        }
+        drop(all);
+        let answer = test::call_service(&app, test::TestRequest::post().uri("/").to_request()).await;
+        assert_eq!(test::read_body(answer).await.len(), PIECE + 1);
     }
 }

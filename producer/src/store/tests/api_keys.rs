@@ -187,6 +187,29 @@ async fn what_was_submitted_before_there_were_keys_is_kept() {
 }
 
 #[tokio::test]
+async fn a_replay_is_held_to_its_keys_limits() {
+    let dir = TempDir::new().unwrap();
+    let limits = KeyLimits { open_tasks: Some(2), waiting_bytes: Some(100), ..KeyLimits::default() };
+    let owner = key(&dir, limits).await;
+    let store = open(&dir).await;
+    for id in ["a", "b", "c"] {
+        store.insert(of(&owner, id)).await.unwrap();
+        record(&store, [reply(id, report_of(State::Failure), None, None)].into()).await.unwrap();
+    }
+    let again = |id: &str, args: Option<String>| {
+        let edit = args.map(|args| Edit { args: Some(RawValue::from_string(args).unwrap()), kwargs: None });
+        store.replay(Replay { edit, ..super::replay::of(id, Route::Letter) })
+    };
+    let long = format!("[{:?}]", "x".repeat(100));
+    assert_eq!(again("a", Some(long)).await.unwrap(), Replayed::Beyond(Excess::WaitingBytes(100)));
+    assert_eq!(again("a", None).await.unwrap(), Replayed::Done);
+    let pace = Pace { rate: Some(1.0), cap: 0, start: NOW + 100 };
+    let bulk = store.replay_letters(&LetterFilter::default(), pace).await.unwrap();
+    assert_eq!(bulk, Bulk { letters: 1, more: true, beyond: Some(Excess::OpenTasks(2)) });
+    assert_eq!(again("c", None).await.unwrap(), Replayed::Beyond(Excess::OpenTasks(2)));
+}
+
+#[tokio::test]
 async fn keys_are_made_and_revoked_while_the_store_is_in_use_and_before_there_is_one() {
     let dir = TempDir::new().unwrap();
     let first = key(&dir, KeyLimits::default()).await;

@@ -32,6 +32,22 @@ async fn failed(store: &Store, task: NewTask) {
 }
 
 #[tokio::test]
+async fn what_is_said_of_another_life_counts_for_nothing() {
+    let (_dir, store) = store().await;
+    failed(&store, new_task("a")).await;
+    store.replay(of("a", Route::Task)).await.unwrap();
+    let due = store.take_due("default", 10, usize::MAX).await.unwrap();
+    publish(&store, "a", due[0].publish).await;
+    let said = |since| {
+        let Recorded { reply, at } = reply("a", success("7"), Some(1), None);
+        Recorded { reply: Reply { since: Some(since), ..reply }, at }
+    };
+    // The run of the life before went on, failed, and was retried under the number that the replay has.
+    assert_eq!(record(&store, [said(NOW)].into()).await.unwrap(), 0);
+    assert_eq!(record(&store, [said(due[0].since)].into()).await.unwrap(), 1);
+}
+
+#[tokio::test]
 async fn a_replayed_task_is_reached_by_nothing_of_its_life_before() {
     let (_dir, store) = store().await;
     failed(&store, new_task("a")).await;
@@ -179,7 +195,10 @@ async fn a_rate_is_kept_by_the_store_and_what_is_not_due_was_never_published() {
         failed(&first, new_task(&number.to_string())).await;
     }
     let pace = Pace { rate: Some(4.0), ..at_once(NOW + 1_000) };
-    assert_eq!(first.replay_letters(&LetterFilter::default(), pace).await.unwrap(), Bulk { letters: 10, more: false });
+    assert_eq!(
+        first.replay_letters(&LetterFilter::default(), pace).await.unwrap(),
+        Bulk { letters: 10, more: false, beyond: None }
+    );
     assert_eq!(first.replay_letters(&LetterFilter::default(), pace).await.unwrap(), Bulk::default());
     drop(first);
     let store = open(&dir).await;
@@ -200,15 +219,15 @@ async fn a_cap_and_a_count_are_kept() {
         failed(&store, new_task(&number.to_string())).await;
     }
     let all = LetterFilter::default();
-    let ten = Bulk { letters: 10, more: false };
+    let ten = Bulk { letters: 10, more: false, beyond: None };
     assert_eq!(store.count_letters(&all, NOW + 5).await.unwrap(), ten);
     let full = Pace { cap: 9, ..at_once(NOW + 5) };
-    assert_eq!(store.replay_letters(&all, full).await.unwrap(), Bulk { letters: 9, more: true });
-    assert_eq!(store.replay_letters(&all, full).await.unwrap(), Bulk { letters: 0, more: true });
+    assert_eq!(store.replay_letters(&all, full).await.unwrap(), Bulk { letters: 9, more: true, beyond: None });
+    assert_eq!(store.replay_letters(&all, full).await.unwrap(), Bulk { letters: 0, more: true, beyond: None });
     assert_eq!((store.outstanding(), store.letters(&all, None, 50).await.unwrap().rows.len()), (9, 1));
     assert_eq!(row(&store, "9").await.state, State::Failure, "the oldest go first");
     let last = store.replay_letters(&all, Pace { cap: 10, ..full }).await.unwrap();
-    assert_eq!(last, Bulk { letters: 1, more: false });
+    assert_eq!(last, Bulk { letters: 1, more: false, beyond: None });
 }
 
 const FAILURES: i64 = 400_000;
@@ -271,7 +290,7 @@ async fn every_filter_lists_its_letters_latest_first() {
             assert_eq!(all(&store, &filter, limit).await.0, expected, "{filter:?}");
         }
         let count = store.count_letters(&filter, NOW + 10_000).await.unwrap();
-        assert_eq!(count, Bulk { letters: expected.len() as u64, more: false }, "{filter:?}");
+        assert_eq!(count, Bulk { letters: expected.len() as u64, more: false, beyond: None }, "{filter:?}");
     }
     let never = filter(Some("rare"), None, Some("Rare"));
     assert_eq!(all(&store, &never, 50).await, (vec![], 1));
@@ -305,12 +324,12 @@ async fn letters_cost_little_among_very_many_and_are_replayed_in_bounded_commits
     let start = Instant::now();
     let everything = store.count_letters(&LetterFilter::default(), NOW + FAILURES).await.unwrap();
     println!("counted in {:?}", start.elapsed());
-    assert_eq!(everything, Bulk { letters: 100_000, more: true });
+    assert_eq!(everything, Bulk { letters: 100_000, more: true, beyond: None });
     let start = Instant::now();
     let mail = filter(None, Some("mail"), Some("Usual"));
     let pace = Pace { rate: Some(100.0), ..at_once(NOW + FAILURES) };
     let replayed = store.replay_letters(&mail, pace).await.unwrap();
     println!("400 of 400,000 replayed in {:?}", start.elapsed());
-    assert_eq!(replayed, Bulk { letters: 400, more: false });
+    assert_eq!(replayed, Bulk { letters: 400, more: false, beyond: None });
     assert_eq!(assert_sums(&store, 400_000).await.scheduled, 399);
 }
