@@ -164,7 +164,7 @@ fn a_callback_is_taken_and_each_bad_part_of_it_is_named() {
     let callback = task.callback.unwrap();
     assert_eq!(
         (callback.url.as_str(), callback.events, callback.receiver.as_str()),
-        (url, ENDS.to_vec(), "https://example.com")
+        (url, ENDS.to_vec(), "example.com")
     );
     let some = accept(&json!({"task": "add", "callback": {"url": url, "events": ["FAILURE", "REVOKED"]}}));
     assert_eq!(some.callback.unwrap().events, [State::Failure, State::Revoked]);
