@@ -2,7 +2,7 @@
 //! producer's death.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::process::Command;
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use crate::life::SOON;
 const INSIDE: Ipv4Addr = Ipv4Addr::LOCALHOST;
 /// Loopback too, so that no test leaves the machine; `CALLBACK_ALLOW` makes it the outside.
 const OUTSIDE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
+const AWAY: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 3);
 /// What an attempt has, and what a receiver has of them at once.
 const DEADLINE: Duration = Duration::from_secs(15);
 const EACH: usize = 4;
@@ -253,8 +254,10 @@ async fn no_callback_leads_inside() -> Result<()> {
 
 #[tokio::test]
 async fn a_receiver_that_is_slow_or_away_gets_it_later_and_holds_up_no_other() -> Result<()> {
-    let pair = pair().await?;
-    let (silent, good, away) = (Receiver::start().await?, Receiver::start().await?, ports::free()?);
+    let pair = Pair::on(broker::shared().await?).producer_env("CALLBACK_ALLOW", "127.0.0.0/8").start().await?;
+    // A receiver is a host.
+    let silent = Receiver::at(OUTSIDE.into(), ports::free()?).await?;
+    let (good, away) = (Receiver::start().await?, SocketAddr::from((AWAY, ports::free()?)));
     silent.answer("/hook", &[Answer::Silence]);
     good.answer("/fails", &[Answer::Status(500), Answer::Status(204)]);
     good.answer("/slow", &[Answer::Silence, Answer::Status(200)]);
@@ -271,7 +274,7 @@ async fn a_receiver_that_is_slow_or_away_gets_it_later_and_holds_up_no_other() -
     let submit = async |path: &str| pair.client().accepted(&add(&good.url(path))).await;
     let fails = submit("/fails").await?;
     let (gone, endless, slow) = (submit("/gone").await?, submit("/endless").await?, submit("/slow").await?);
-    let later = pair.client().accepted(&add(&format!("http://{INSIDE}:{away}/hook"))).await?;
+    let later = pair.client().accepted(&add(&format!("http://{away}/hook"))).await?;
     submit("/hook").await?;
     good.await_posts("/hook", 1, SOON).await?;
     let took = first[0].at.elapsed();
@@ -280,7 +283,7 @@ async fn a_receiver_that_is_slow_or_away_gets_it_later_and_holds_up_no_other() -
 
     let failed = await_callback(&pair, &later, |callback| callback["attempts"].as_u64() >= Some(1)).await?;
     assert_eq!(failed["state"], "pending");
-    let back = Receiver::at(INSIDE.into(), away).await?;
+    let back = Receiver::at(away.ip(), away.port()).await?;
     back.await_posts("/hook", 1, SOON).await?;
     let callback = await_state(&pair, &later, "delivered").await?;
     assert!(callback["attempts"].as_u64() >= Some(2) && callback["last_error"].is_null(), "{callback:#}");
