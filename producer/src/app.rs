@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
-use protocol::amqp::{Broker, Fault, Publisher, QueueSpec, Subscribe, SubscriptionTask};
+use protocol::amqp::{Broker, Delivery, Fault, Link, Publisher, QueueSpec, Subscribe, SubscriptionTask};
 use protocol::message::Message;
 use protocol::timestamp::now_ms;
 use protocol::topology::{Table, Topology};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -19,9 +19,10 @@ use tokio_util::task::TaskTracker;
 use crate::api::{self, Api};
 use crate::callbacks::Callbacks;
 use crate::callbacks::receivers::Receivers;
-use crate::clock;
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::control::{self, Control};
+use crate::hearing::Hearing;
 use crate::key::{Scope, Token};
 use crate::keyring::Keyring;
 use crate::relay::{Relay, Route};
@@ -137,11 +138,13 @@ impl Producer {
         self.workers.remember(&self.store).await?;
         let publisher = self.start_publisher();
         self.start_relays(&publisher);
-        self.start_replies(&publisher);
+        let heard = self.start_replies(&publisher);
         let questions = self.start_control(&publisher);
         self.start_heartbeats(questions);
         self.start_callbacks()?;
-        self.spawn("clock", clock::run(self.store.clone(), self.config.result_ttl, self.stop.clone()));
+        let (result_ttl, foreign_timeout) = (self.config.result_ttl, self.config.foreign_timeout);
+        let clock = Clock::new(self.store.clone(), result_ttl, Hearing::new(heard, foreign_timeout));
+        self.spawn("clock", clock.run(self.stop.clone()));
         self.spawn("metrics", upkeep(metrics.clone(), self.stop.clone()));
         let api = Arc::new(Api {
             store: self.store.clone(),
@@ -230,17 +233,18 @@ impl Producer {
         self.queues.iter().map(move |queue| Route { queue: queue.clone(), foreign: foreign(queue) })
     }
 
-    fn start_replies(&self, publisher: &Publisher) {
+    fn start_replies(&self, publisher: &Publisher) -> watch::Receiver<Link> {
         let topology = self.topology();
         let subscribe = Subscribe {
             table: self.table.clone(),
             queues: vec![QueueSpec { name: topology.results(self.store.id()), prefetch: replies::PREFETCH }],
             consumer_tag: format!("producer-{}", std::process::id()),
         };
-        let deliveries = self.subscribe(subscribe);
+        let (deliveries, heard) = self.subscribe(subscribe);
         let (store, table) = (self.store.clone(), self.table.clone());
         let replies = Replies::new(store, publisher.clone(), self.broker.clone(), topology, table, self.limits());
         self.spawn("reply loop", replies.run(deliveries));
+        heard
     }
 
     fn start_control(&self, publisher: &Publisher) -> mpsc::Sender<Message> {
@@ -258,7 +262,7 @@ impl Producer {
             table.queues.iter().map(|queue| QueueSpec { name: queue.name.clone(), prefetch: HEARTBEAT_PREFETCH });
         let queues = queues.collect();
         let table = self.topology().shared(&[]).and(table);
-        let deliveries = self.subscribe(Subscribe { table, queues, consumer_tag: "heartbeats".to_owned() });
+        let (deliveries, _) = self.subscribe(Subscribe { table, queues, consumer_tag: "heartbeats".to_owned() });
         self.spawn("heartbeats", self.workers.clone().run(self.store.clone(), deliveries, questions));
     }
 
@@ -270,10 +274,10 @@ impl Producer {
         Ok(())
     }
 
-    fn subscribe(&self, subscribe: Subscribe) -> mpsc::Receiver<protocol::amqp::Delivery> {
-        let (task, deliveries, _) = SubscriptionTask::new(self.broker.clone(), subscribe);
+    fn subscribe(&self, subscribe: Subscribe) -> (mpsc::Receiver<Delivery>, watch::Receiver<Link>) {
+        let (task, deliveries, link) = SubscriptionTask::new(self.broker.clone(), subscribe);
         self.supervise(task.run(self.stop.clone(), self.close.clone()));
-        deliveries
+        (deliveries, link)
     }
 
     fn limits(&self) -> Limits {

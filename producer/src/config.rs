@@ -122,6 +122,11 @@ pub struct Settings {
     #[arg(long, env = "FOREIGN_QUEUES", value_delimiter = ',')]
     foreign_queues: Vec<String>,
 
+    /// How long Celery's workers may say nothing of a task, after it was handed to them or their last report, and its time
+    /// limit; then it is FAILURE
+    #[arg(long, env = "FOREIGN_TIMEOUT", default_value = "1h", value_parser = duration)]
+    foreign_timeout: Duration,
+
     /// Refuse tasks that no worker has announced yet
     #[arg(long, env = "REQUIRE_KNOWN_TASKS", default_value_t = false, action = clap::ArgAction::Set)]
     require_known_tasks: bool,
@@ -151,6 +156,8 @@ pub struct Config {
     pub queues: Vec<String>,
     /// Those of them that stock Celery workers consume.
     pub foreign_queues: Vec<String>,
+    /// How long these may say nothing of a task.
+    pub foreign_timeout: Duration,
     /// Where HTTP listens.
     pub listen: SocketAddr,
     /// The store's URL.
@@ -205,6 +212,7 @@ impl Settings {
             topology: self.broker.topology(),
             queues,
             foreign_queues,
+            foreign_timeout: self.foreign_timeout,
             listen: self.producer_listen,
             database_url: self.database_url.clone(),
             api_key: self.api_key()?,
@@ -242,6 +250,7 @@ mod tests {
         assert_eq!(config.relay_window, 10_000);
         assert_eq!(config.result_ttl, Duration::from_hours(7 * 24));
         assert_eq!(config.queues, ["default"]);
+        assert_eq!(config.foreign_timeout, Duration::from_hours(1));
         assert_eq!(config.listen.to_string(), "127.0.0.1:8080");
     }
 

@@ -9,6 +9,7 @@ mod commands;
 mod config;
 mod control;
 mod definitions;
+mod hearing;
 mod key;
 mod keyring;
 mod rate;

@@ -14,7 +14,7 @@ use protocol::topology::Topology;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use crate::store::{DueTask, Published, Store, StoreError};
+use crate::store::{DueTask, HandedTo, Published, Store, StoreError};
 use crate::workers::Workers;
 
 /// Rows that are published together.
@@ -130,17 +130,18 @@ impl Relay {
             }
         }
         metrics::counter!("errand_relay_published_total").increment(published.len() as u64);
-        self.mark(published.into(), true, stop).await;
-        self.mark(unconfirmed.into(), false, stop).await;
+        let to = if self.route.foreign { HandedTo::Celery(now_ms()) } else { HandedTo::Workers };
+        self.mark(published.into(), to, stop).await;
+        self.mark(unconfirmed.into(), HandedTo::Nobody, stop).await;
         refused.map_or(Progress::More, |(task_id, error)| self.report_refusal(&task_id, &error))
     }
 
     /// Tries for as long as it takes: reading on would publish the same rows again and again while the store fails.
-    async fn mark(&self, published: Arc<[Published]>, confirmed: bool, stop: &CancellationToken) {
+    async fn mark(&self, published: Arc<[Published]>, to: HandedTo, stop: &CancellationToken) {
         if published.is_empty() {
             return;
         }
-        while let Err(error) = self.store.mark(published.clone(), confirmed).await {
+        while let Err(error) = self.store.mark(published.clone(), to).await {
             if matches!(error, StoreError::Closed) || stop.is_cancelled() {
                 return;
             }
@@ -168,7 +169,8 @@ impl Relay {
     fn envelope(&self, task: &DueTask) -> Message {
         let mut message = TaskMessage {
             priority: task.priority,
-            retries: task.retries,
+            // A stock worker holds its own maximum against it, which a replay is to have anew, and reports no attempt.
+            retries: if self.route.foreign { 0 } else { task.retries },
             expires: task.expires.and_then(from_unix_ms),
             time_limit: task.time_limit.map(Duration::from_secs_f64),
             soft_time_limit: task.soft_time_limit.map(Duration::from_secs_f64),

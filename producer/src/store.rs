@@ -56,6 +56,7 @@ pub use revoke::Revocation;
 pub use secrets::{Secret, secret_at};
 pub use stats::Counts;
 pub use task_types::KeptType;
+pub use time::Silence;
 pub use wake::Wake;
 pub use watch::{TooManyWatchers, Watch};
 
@@ -291,6 +292,17 @@ pub struct DueTask {
 /// A task that the broker confirmed, and which of its publishes that was.
 #[derive(Debug, Clone, serde::Serialize)]
 pub struct Published(pub String, pub u32);
+
+/// Who has what was published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HandedTo {
+    /// Perhaps nobody: the broker did not confirm it.
+    Nobody,
+    /// Our workers' queue.
+    Workers,
+    /// A queue of stock Celery workers, since then: what they never report ends by the clock.
+    Celery(UnixMs),
+}
 
 /// A report about a task with the time to record where the report has none of its own.
 #[derive(Debug, Clone)]

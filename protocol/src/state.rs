@@ -87,7 +87,7 @@ pub struct Standing {
 pub struct Claim {
     /// The state reported.
     pub state: State,
-    /// The attempt; `None` counts as the current one.
+    /// The attempt; `None` counts as the current one, or as the next where that is to be retried.
     pub retries: Option<u32>,
     /// The order among reports of one attempt and rank; `None` counts as the next.
     pub seq: Option<u32>,
@@ -104,7 +104,7 @@ impl Standing {
     /// latest replay is too late. The store's guard is this rule in SQL.
     #[must_use]
     pub fn after(self, claim: Claim) -> Option<Self> {
-        let retries = claim.retries.unwrap_or(self.retries);
+        let retries = claim.retries.unwrap_or_else(|| self.attempt());
         if self.state.is_terminal() || retries < self.replayed_from {
             return None;
         }
@@ -124,6 +124,11 @@ impl Standing {
         let retries = self.retries.saturating_add(1);
         let is_over = matches!(self.state, State::Failure | State::Revoked);
         is_over.then_some(Self { state: State::Pending, retries, seq: 0, replayed_from: retries })
+    }
+
+    /// The attempt that is under way.
+    fn attempt(self) -> u32 {
+        self.retries.saturating_add(u32::from(self.state == State::Retry))
     }
 
     fn key(self) -> (u32, u8, u32) {

@@ -1,5 +1,6 @@
 //! The attempts of a task. Those after which it went on are rows; the one that runs or ended it is read from its own row.
 
+use protocol::reply::ErrorInfo;
 use protocol::state::State;
 use serde_json::value::RawValue;
 use sqlx::sqlite::SqliteRow;
@@ -97,6 +98,12 @@ fn attempt(row: &SqliteRow) -> Result<Attempt, sqlx::Error> {
     })
 }
 
+/// Of a stock worker, which names neither itself nor a start, this is all that shows of an attempt that failed.
+fn has_raised(task: &TaskRow) -> bool {
+    let error = task.error.as_deref().and_then(|error| serde_json::from_str::<ErrorInfo>(error.get()).ok());
+    error.is_some_and(|error| error.traceback.is_some())
+}
+
 /// The attempt that runs or ended the task, or that a replay has asked for. None of another task that waits for one, nor
 /// of one that ended without: no worker spoke, or the last row holds all that was reported of that attempt.
 fn latest(task: TaskRow, before: &[Attempt], is_replay: bool) -> Option<Attempt> {
@@ -108,7 +115,9 @@ fn latest(task: TaskRow, before: &[Attempt], is_replay: bool) -> Option<Attempt>
         State::Retry => false,
         State::Success => true,
         State::Started => !is_told,
-        State::Failure | State::Revoked => !is_told && (is_replay || task.worker.is_some() || started_at.is_some()),
+        State::Failure | State::Revoked => {
+            !is_told && (is_replay || task.worker.is_some() || started_at.is_some() || has_raised(&task))
+        }
     };
     ran.then_some(Attempt {
         number: task.retries,

@@ -9,7 +9,7 @@ use sqlx::{Row, SqliteConnection};
 
 use super::column::{from_json, json, parent, raw};
 use super::write::Write;
-use super::{DueTask, Published, Store, StoreError};
+use super::{DueTask, HandedTo, Published, Store, StoreError};
 
 const DUE: &str =
     "SELECT id, task, priority, args, kwargs, retry, time_limit, soft_time_limit, expires, retries, state,
@@ -58,13 +58,13 @@ impl Store {
         Ok(sqlx::query_scalar(queues).fetch_all(&self.readers).await?)
     }
 
-    /// Marks tasks as handed to the broker. Those that it did not confirm are only counted: they are published again, and
-    /// a revocation cannot be sure of them any more.
+    /// Marks tasks as handed over. Those that the broker did not confirm are only counted: they are published again, and a
+    /// revocation cannot be sure of them any more.
     ///
     /// # Errors
     /// The store failed; the tasks will be published again.
-    pub async fn mark(&self, published: Arc<[Published]>, confirmed: bool) -> Result<(), StoreError> {
-        self.write(|done| Write::Published(published, confirmed, done)).await
+    pub async fn mark(&self, published: Arc<[Published]>, to: HandedTo) -> Result<(), StoreError> {
+        self.write(|done| Write::Published(published, to, done)).await
     }
 }
 
@@ -91,14 +91,19 @@ fn due_task(row: &SqliteRow) -> Result<DueTask, sqlx::Error> {
 /// A report or a notice that this very publish was lost may have come first. A report has set the stage already; a notice
 /// has counted the publish, and the row is left to it.
 const MARK: &str = "UPDATE tasks SET stage = iif(tasks.stage = 'waiting' AND ?2, 'queued', tasks.stage),
-        publishes = p.publish
+        publishes = p.publish, heard_at = ?3
     FROM (SELECT value ->> 0 AS id, value ->> 1 AS publish FROM json_each(?1)) AS p
     WHERE tasks.id = p.id AND tasks.stage IN ('waiting', 'queued', 'retrying') AND tasks.publishes < p.publish";
 
 pub(super) async fn mark(
     connection: &mut SqliteConnection,
     published: &[Published],
-    confirmed: bool,
+    to: HandedTo,
 ) -> Result<(), sqlx::Error> {
-    sqlx::query(MARK).bind(json(&published)?).bind(confirmed).execute(connection).await.map(drop)
+    let (confirmed, heard_at) = match to {
+        HandedTo::Nobody => (false, None),
+        HandedTo::Workers => (true, None),
+        HandedTo::Celery(at) => (true, Some(at)),
+    };
+    sqlx::query(MARK).bind(json(&published)?).bind(confirmed).bind(heard_at).execute(connection).await.map(drop)
 }

@@ -45,7 +45,6 @@ struct Row<'a> {
     retry_at: Option<UnixMs>,
     started_at: Option<UnixMs>,
     finished_at: Option<UnixMs>,
-    #[serde(skip)]
     at: UnixMs,
 }
 
@@ -55,6 +54,13 @@ struct Row<'a> {
 enum ProgressColumn<'a> {
     Progress(&'a Progress),
     Meta(&'a RawValue),
+}
+
+/// The attempt that a report is of. A stock Celery worker's has none: it is of the one that is under way.
+macro_rules! attempt {
+    () => {
+        "coalesce(r.retries, min(tasks.retries + (tasks.state = 'RETRY'), 4294967295))"
+    };
 }
 
 /// The guard in the last lines is `Standing::after`: an open row takes any terminal report of its life, and an open report
@@ -67,27 +73,29 @@ enum ProgressColumn<'a> {
 /// A macro, since one statement is the other with an end to it.
 macro_rules! record {
     () => {
-        "UPDATE tasks SET state = r.state, rank = r.rank,
+        concat!(
+            "UPDATE tasks SET state = r.state, rank = r.rank,
         stage = iif(r.terminal OR tasks.lost + tasks.replayed_from = 0 OR tasks.stage IN ('queued', 'retrying'),
             r.stage, tasks.stage),
-        retries = max(coalesce(r.retries, tasks.retries), tasks.retries),
+        retries = max(", attempt!(), ", tasks.retries),
         report_seq = coalesce(r.seq, min(tasks.report_seq + 1, 4294967295)),
         worker = coalesce(r.worker, tasks.worker),
-        progress = coalesce(r.progress, iif(coalesce(r.retries, tasks.retries) = tasks.retries, tasks.progress, NULL)),
-        result = r.result, error = r.error, retry_at = r.retry_at,
+        progress = coalesce(r.progress, iif(", attempt!(), " = tasks.retries, tasks.progress, NULL)),
+        result = r.result, error = r.error, retry_at = r.retry_at, heard_at = iif(tasks.heard_at IS NULL, NULL, r.at),
         started_at = coalesce(r.started_at, tasks.started_at), finished_at = r.finished_at
     FROM (SELECT value ->> 'id' AS id, value ->> 'state' AS state, value ->> 'terminal' AS terminal,
             value ->> 'stage' AS stage, value ->> 'rank' AS rank, value ->> 'retries' AS retries,
             value ->> 'seq' AS seq, value ->> 'since' AS since, value ->> 'worker' AS worker, nullif(value -> 'progress', 'null') AS progress,
             iif(value ->> 'state' = 'SUCCESS', value -> 'result', NULL) AS result,
             nullif(value -> 'error', 'null') AS error, value ->> 'retry_at' AS retry_at,
-            value ->> 'started_at' AS started_at, value ->> 'finished_at' AS finished_at
+            value ->> 'at' AS at, value ->> 'started_at' AS started_at, value ->> 'finished_at' AS finished_at
         FROM json_each(?)) AS r
     WHERE tasks.id = r.id AND (r.since IS NULL OR r.since = coalesce(tasks.replayed_at, tasks.created_at))
-        AND tasks.finished_at IS NULL AND coalesce(r.retries, tasks.retries) >= tasks.replayed_from
+        AND tasks.finished_at IS NULL AND ", attempt!(), " >= tasks.replayed_from
         AND (tasks.replayed_from = 0 OR tasks.lost > 0 OR tasks.stage <> 'scheduled') AND (r.terminal
-        OR (coalesce(r.retries, tasks.retries), r.rank, coalesce(r.seq, tasks.report_seq + 1))
+        OR (", attempt!(), ", r.rank, coalesce(r.seq, tasks.report_seq + 1))
             > (tasks.retries, tasks.rank, tasks.report_seq))"
+        )
     };
 }
 

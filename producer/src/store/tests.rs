@@ -7,6 +7,7 @@ mod children;
 mod control;
 mod cost;
 mod depth;
+mod foreign;
 mod keys;
 mod list;
 mod migrate;
@@ -91,7 +92,7 @@ async fn row(store: &Store, id: &str) -> TaskRow {
 }
 
 async fn publish(store: &Store, id: &str, publish: u32) {
-    store.mark([Published(id.to_owned(), publish)].into(), true).await.unwrap();
+    store.mark([Published(id.to_owned(), publish)].into(), HandedTo::Workers).await.unwrap();
 }
 
 #[tokio::test]

@@ -2,17 +2,29 @@
 
 use std::time::Duration;
 
+use protocol::reply::{ErrorInfo, Reply, Report};
 use protocol::state::State;
 use sqlx::SqliteConnection;
 
 use super::column::json;
-use super::reports::revoked;
+use super::reports::{self, revoked};
 use super::write::{Changes, Write};
-use super::{Store, StoreError, UnixMs};
+use super::{Recorded, Store, StoreError, UnixMs};
 
 /// Rows that one statement touches, so that no commit is long; what is left over follows at once.
 const CHUNK: i64 = 5_000;
+/// The type of the error of a task that stock Celery workers never reported.
+const FOREIGN_TIMEOUT: &str = "ForeignTimeout";
 const PROBE_DEADLINE: Duration = Duration::from_secs(2);
+
+/// For how long stock Celery workers may say nothing of a task.
+#[derive(Debug, Clone, Copy)]
+pub struct Silence {
+    /// After it was handed to them, or their last report, and its time limit.
+    pub longest: Duration,
+    /// The time.
+    pub now: UnixMs,
+}
 
 impl Store {
     /// When the next task becomes due or expires.
@@ -31,6 +43,14 @@ impl Store {
     /// The store failed and nothing changed.
     pub async fn tick(&self, now: UnixMs) -> Result<(), StoreError> {
         self.write(|done| Write::Tick(now, done)).await
+    }
+
+    /// Ends tasks that stock Celery workers have said nothing of for too long; says how many. More may be left.
+    ///
+    /// # Errors
+    /// The store failed and nothing changed.
+    pub async fn end_silent(&self, silence: Silence) -> Result<u64, StoreError> {
+        self.write(|done| Write::Silent(silence, done)).await
     }
 
     /// Writes something that changes nothing, to see whether the disk takes it.
@@ -92,6 +112,30 @@ async fn expire(connection: &mut SqliteConnection, now: UnixMs, changes: &mut Ch
         changes.outstanding -= i64::from(*outstanding);
     }
     Ok(())
+}
+
+/// Rows of which nothing was heard since ?1.
+pub(super) const SILENT: &str = "SELECT id, iif(revoked_at IS NULL, NULL, revoke_reason) FROM tasks
+    WHERE heard_at IS NOT NULL AND stage IN ('queued', 'retrying') AND silent_since <= ?1
+    ORDER BY silent_since LIMIT ?2";
+
+/// What was revoked meanwhile ends as it was asked to. A report of ours goes by the same guard as a worker's.
+pub(super) async fn end_silent(
+    connection: &mut SqliteConnection,
+    &Silence { longest, now }: &Silence,
+    changes: &mut Changes,
+) -> Result<u64, sqlx::Error> {
+    let since = now.saturating_sub(i64::try_from(longest.as_millis()).unwrap_or(i64::MAX));
+    let silent: Vec<(String, Option<String>)> =
+        sqlx::query_as(SILENT).bind(since).bind(CHUNK).fetch_all(&mut *connection).await?;
+    let message = format!("no Celery worker has reported the task within {longest:?}; it may have run");
+    let end = |revoked: Option<String>| match revoked {
+        Some(reason) => Report::Revoked { reason },
+        None => Report::Failure(ErrorInfo::new(FOREIGN_TIMEOUT, message.clone())),
+    };
+    let ended: Vec<Recorded> =
+        silent.into_iter().map(|(id, revoked)| Recorded { reply: Reply::of(id, end(revoked)), at: now }).collect();
+    reports::record(connection, &ended, changes).await
 }
 
 /// What is to be posted is kept until it was, or was given up.

@@ -8,10 +8,11 @@ use tokio::sync::{Mutex, OwnedMutexGuard, oneshot};
 use super::control::Hand;
 use super::replay::{Replay, ReplayChunk, Replayed};
 use super::revoke::{Chunk, PurgeChunk, Revocation, Revoke};
+use super::time::Silence;
 use super::watch::{News, Watches};
 use super::{
-    Accepted, Atomicity, CallbackStanding, Child, Counted, Excess, Forgotten, IdempotencyKey, KeptType, NewTask,
-    Placed, Published, Recorded, Secret, StoreError, UnixMs, Whose,
+    Accepted, Atomicity, CallbackStanding, Child, Counted, Excess, Forgotten, HandedTo, IdempotencyKey, KeptType,
+    NewTask, Placed, Published, Recorded, Secret, StoreError, UnixMs, Whose,
 };
 
 /// A request and who waits for its commit.
@@ -21,7 +22,8 @@ pub(super) enum Write {
     Batch(Vec<NewTask>, Atomicity, Done<Vec<Placed>>),
     Forget(String, Whose, Done<Forgotten>),
     PruneKeys(UnixMs, Done<u64>),
-    Published(Arc<[Published]>, bool, Done<()>),
+    Published(Arc<[Published]>, HandedTo, Done<()>),
+    Silent(Silence, Done<u64>),
     Replies(Arc<[Child]>, Arc<[Recorded]>, Done<Counted>),
     Lost(Vec<LostNotice>, UnixMs, Done<u64>),
     Tick(UnixMs, Done<()>),
@@ -63,7 +65,7 @@ impl Write {
             Self::Replay(_, done) => drop(done.send(Err(error))),
             Self::Dismiss(_, _, _, done) => drop(done.send(Err(error))),
             Self::ReplayLetters(_, done) => drop(done.send(Err(error))),
-            Self::Lost(_, _, done) | Self::Prune(_, done) | Self::PruneKeys(_, done) => {
+            Self::Lost(_, _, done) | Self::Prune(_, done) | Self::PruneKeys(_, done) | Self::Silent(_, done) => {
                 drop(done.send(Err(error)));
             }
         }

@@ -166,9 +166,8 @@ async fn apply(
             let placed = insert::insert(connection, &tasks, changes).await.map_err(StoreError::from);
             answer_inserts(waiting, placed)
         }
-        Write::Published(published, confirmed, done) => {
-            settle(done, relay::mark(connection, &published, confirmed).await)
-        }
+        Write::Published(published, to, done) => settle(done, relay::mark(connection, &published, to).await),
+        Write::Silent(silence, done) => settle(done, time::end_silent(connection, &silence, changes).await),
         Write::Keyed(submits) => {
             let (submits, waiting): (Vec<_>, Vec<_>) =
                 submits.into_iter().map(|(task, key, done)| ((task, key), done)).unzip();

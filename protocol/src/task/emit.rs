@@ -321,17 +321,30 @@ mod tests {
         #[test]
         fn what_is_emitted_keeps_stock_workers_alive_and_the_size_limits(
             (args, kwargs) in any_arguments(), id in any_text(64), task in any_text(200), origin in any::<String>(),
+            (retries, publish, since) in any::<(u32, Option<u32>, Option<i64>)>(),
+            expires in prop::option::of(0..253_402_300_800_000_i64),
+            (time_limit, soft_time_limit) in (any_limit(), any_limit()),
         ) {
+            let expires = expires.and_then(timestamp::from_unix_ms);
             let sent = TaskMessage {
-                origin: &origin, retry: RetryPolicy::default().into(), ..TaskMessage::of(&id, &task, &args, &kwargs)
+                origin: &origin, retry: RetryPolicy::default().into(), retries, publish, since, expires, time_limit,
+                soft_time_limit, reply_to: Some("results"), ..TaskMessage::of(&id, &task, &args, &kwargs)
             };
             let Message { properties, body } = sent.message();
             prop_assert_eq!(properties.content_type.as_deref(), Some("application/json"));
             prop_assert_eq!(properties.content_encoding.as_deref(), Some("utf-8"));
             prop_assert!(properties.persistent && properties.priority.is_some() && properties.expiration.is_none());
-            prop_assert_eq!(properties.headers.get("id"), Some(&json!(id)));
+            let header = |name: &str| properties.headers.get(name).cloned().unwrap_or_default();
+            prop_assert_eq!((header("id"), header("task"), header("retries")), (json!(id), json!(task), json!(retries)));
+            prop_assert!(header("expires").is_string() == expires.is_some() && header("eta").is_null());
+            let is_limit = |limit: &Value| limit.is_null() || limit.as_f64().is_some_and(|limit| limit > 0.0);
+            prop_assert!(header("timelimit").as_array().is_some_and(|both| both.len() == 2 && both.iter().all(is_limit)));
+            for text in ["argsrepr", "kwargsrepr", "origin", "root_id", "lang"] {
+                prop_assert!(header(text).is_string(), "{}", text);
+            }
             let elements: Vec<Value> = serde_json::from_slice(&body).unwrap();
             prop_assert_eq!(elements.len(), 3);
+            prop_assert!(elements[0].is_array() && elements[1].is_object() && elements[2].is_object());
             let bytes = |value: &Value| value.as_str().map_or(value.to_string().len(), str::len);
             prop_assert!(properties.headers.values().all(|value| bytes(value) <= MAX_HEADER_BYTES));
             let total: usize = properties.headers.iter().map(|(name, value)| name.len() + bytes(value) + 8).sum();

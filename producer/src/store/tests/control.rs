@@ -114,7 +114,7 @@ async fn a_large_purge_goes_in_chunks_and_misses_none() {
     let ids: Vec<String> = (0..12_000).map(|number| number.to_string()).collect();
     futures_util::future::join_all(ids.iter().map(|id| store.insert(fresh(id)))).await;
     let queued: Vec<Published> = ids[..6_000].iter().map(|id| Published(id.clone(), 1)).collect();
-    store.mark(queued.into(), true).await.unwrap();
+    store.mark(queued.into(), HandedTo::Workers).await.unwrap();
     let start = std::time::Instant::now();
     assert_eq!(store.purge("default", now()).await.unwrap(), Purged { purged: 12_000, at_broker: 6_000 });
     println!("12,000 purged in {:?}", start.elapsed());
@@ -145,7 +145,7 @@ async fn a_revocation_that_workers_must_know_of_is_not_forgotten() {
     for id in ["doubt", "never"] {
         store.insert(fresh(id)).await.unwrap();
     }
-    store.mark([Published("doubt".to_owned(), 1)].into(), false).await.unwrap();
+    store.mark([Published("doubt".to_owned(), 1)].into(), HandedTo::Nobody).await.unwrap();
     let revoked = [
         store.revoke("doubt", &Whose::Anybody, now()).await.unwrap(),
         store.revoke("never", &Whose::Anybody, now()).await.unwrap(),
@@ -174,7 +174,7 @@ async fn a_pause_outlives_the_process() {
 async fn a_publish_that_was_not_confirmed_leaves_a_revocation_in_doubt() {
     let (_dir, store) = store().await;
     store.insert(fresh("a")).await.unwrap();
-    store.mark([Published("a".to_owned(), 1)].into(), false).await.unwrap();
+    store.mark([Published("a".to_owned(), 1)].into(), HandedTo::Nobody).await.unwrap();
     let again = store.due("default", 10, usize::MAX).await.unwrap();
     assert_eq!((again.len(), again[0].publish), (1, 2), "it is published again, as another publish");
     assert_eq!(store.revoke("a", &Whose::Anybody, now()).await.unwrap(), Told);
