@@ -88,6 +88,14 @@ pub struct Settings {
     #[arg(long, env = "SHUTDOWN_GRACE", default_value = "30s", value_parser = duration)]
     shutdown_grace: Duration,
 
+    /// Whether Celery's tools, `celery inspect`, `celery control` and Flower, see this worker and may command it
+    #[arg(long, env = "CELERY_CONTROL", default_value_t = true, action = clap::ArgAction::Set)]
+    celery_control: bool,
+
+    /// Whether it sends Celery's task events from the start; Flower switches them on by itself
+    #[arg(long, env = "CELERY_EVENTS", default_value_t = false, action = clap::ArgAction::Set)]
+    celery_events: bool,
+
     /// The worker's name, unique among the living (default: errand-PID@HOST)
     #[arg(long, env = "WORKER_NAME", value_parser = worker_name)]
     worker_name: Option<String>,
@@ -118,6 +126,10 @@ pub struct Config {
     pub max_result_bytes: usize,
     /// How long running tasks have at the end.
     pub shutdown_grace: Duration,
+    /// Whether Celery's tools are answered.
+    pub celery_control: bool,
+    /// Whether Celery's task events are sent from the start.
+    pub celery_events: bool,
     /// The worker's name.
     pub worker_name: String,
 }
@@ -148,6 +160,8 @@ impl Settings {
             max_time_limit: self.max_time_limit,
             max_result_bytes: self.max_result_bytes,
             shutdown_grace: self.shutdown_grace,
+            celery_control: self.celery_control,
+            celery_events: self.celery_events,
             worker_name: self.worker_name.clone().unwrap_or_else(default_name),
         })
     }

@@ -2,6 +2,7 @@
 //!
 //! One direction: `intake` admits a delivery, `run` runs it, `settle` publishes what follows and then acks.
 
+mod celery;
 pub(crate) mod child;
 mod children;
 mod follow;
@@ -33,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
+use self::celery::Celery;
 use self::gates::Gates;
 use self::health::Health;
 use self::intake::Intake;
@@ -66,6 +68,8 @@ struct Worker {
     gates: Gates,
     /// What producers say.
     remote: Remote,
+    /// What Celery's tools are told.
+    celery: Arc<Celery>,
     settle: Settle,
     /// The runs, so that the end can wait for them.
     tracker: TaskTracker,
@@ -91,13 +95,14 @@ pub(crate) async fn serve(config: Config, registry: Registry) -> anyhow::Result<
     let commands = config.topology.control_queue(&Uuid::now_v7().simple().to_string());
     let queue = commands.queues.first().map(|queue| queue.name.clone()).unwrap_or_default();
     let subscribe = subscribe(&config, table.and(commands));
-    let (consuming, deliveries, consuming_link) = SubscriptionTask::new(broker, subscribe);
+    let (consuming, deliveries, consuming_link) = SubscriptionTask::new(broker.clone(), subscribe);
     let (consuming, steering) = consuming.steered(control_queue(&queue));
     let remote = Remote::new(queue, config.topology.clone(), steering);
     let handlers = HandlerThreads::start()?;
     let exhausted = CancellationToken::new();
     let pools = Pools::new(handlers.handle()?, config.blocking_threads, exhausted.clone());
-    let worker = Arc::new(Worker::new(config, registry, publisher.clone(), pools, remote));
+    let (celery, told) = Celery::new(&config);
+    let worker = Arc::new(Worker::new(config, registry, publisher.clone(), pools, remote, celery));
 
     let (stop, close) = (worker.stop.clone(), CancellationToken::new());
     let (faults, mut fatal) = mpsc::channel(2);
@@ -107,6 +112,7 @@ pub(crate) async fn serve(config: Config, registry: Registry) -> anyhow::Result<
     links.spawn(Intake::new(worker.clone()).run(deliveries));
     links.spawn(listen_to_producers(worker.clone(), publisher.clone(), close.clone()));
     links.spawn(heartbeat::run(worker.clone(), publisher.clone(), close.clone()));
+    celery::start(&worker, broker, told, &links, &close);
     links.spawn(upkeep(metrics.clone(), close.clone()));
     let health = Health { publishing: publisher.watch(), consuming: consuming_link, metrics };
     let listen = worker.config.listen;
@@ -115,7 +121,7 @@ pub(crate) async fn serve(config: Config, registry: Registry) -> anyhow::Result<
     links.spawn(async move { drop(server.await) });
     tracing::info!(worker = %worker.config.worker_name, %listen, queues = ?worker.config.queues, "worker serves");
 
-    let mut ended = until_told(&mut signals, &mut fatal, &exhausted).await;
+    let mut ended = until_told(&mut signals, &mut fatal, &exhausted, &worker.celery.shutdown).await;
     stop.cancel();
     worker.finish(&mut ended, &mut signals).await;
     close.cancel();
@@ -130,17 +136,27 @@ pub(crate) async fn serve(config: Config, registry: Registry) -> anyhow::Result<
 }
 
 impl Worker {
-    fn new(config: Config, registry: Registry, publisher: Publisher, pools: Pools, remote: Remote) -> Self {
+    fn new(
+        config: Config,
+        registry: Registry,
+        publisher: Publisher,
+        pools: Pools,
+        remote: Remote,
+        celery: Celery,
+    ) -> Self {
+        let celery = Arc::new(celery);
         let Config { blocking_threads, child_processes, concurrency, .. } = config;
         Self {
             gates: Gates::new(registry.options(), blocking_threads, child_processes, concurrency),
             pools,
             remote,
+            celery: celery.clone(),
             settle: Settle::new(
                 publisher,
                 config.topology.clone(),
                 config.worker_name.clone(),
                 Redactions::of(registry.task_types()),
+                celery,
             ),
             slots: Arc::new(Semaphore::new(usize::from(config.concurrency))),
             config,
@@ -232,9 +248,11 @@ async fn until_told(
     signals: &mut Signals,
     fatal: &mut mpsc::Receiver<Fault>,
     exhausted: &CancellationToken,
+    shutdown: &CancellationToken,
 ) -> anyhow::Result<Ended> {
     tokio::select! {
         () = signals.next() => Ok(Ended::Stopped),
+        () = shutdown.cancelled() => Ok(Ended::Stopped),
         () = exhausted.cancelled() => Ok(Ended::Restart),
         Some(fault) = fatal.recv() => Err(fault.into()),
     }

@@ -55,7 +55,7 @@ impl Definitions {
             permissions
                 .push(json!({"user": name, "vhost": vhost, "configure": configure, "write": write, "read": read}));
         }
-        let mut definitions = objects(&topology.definitions(queues), &self.vhost);
+        let mut definitions = objects(&topology.definitions(queues).and(Topology::celery_definitions()), &self.vhost);
         definitions["vhosts"] = json!([{"name": self.vhost}]);
         definitions["users"] = all.into();
         definitions["permissions"] = permissions.into();
@@ -69,10 +69,11 @@ fn objects(table: &Table, vhost: &str) -> Value {
             ExchangeKind::Topic => "topic",
             ExchangeKind::Headers => "headers",
             ExchangeKind::Fanout => "fanout",
+            ExchangeKind::Direct => "direct",
         };
         json!({
-            "name": exchange.name, "vhost": vhost, "type": kind, "durable": true, "auto_delete": false,
-            "internal": false, "arguments": exchange.arguments,
+            "name": exchange.name, "vhost": vhost, "type": kind, "durable": exchange.durable,
+            "auto_delete": false, "internal": false, "arguments": exchange.arguments,
         })
     });
     let queues = table.queues.iter().map(|queue| {

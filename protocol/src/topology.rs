@@ -1,13 +1,16 @@
-//! The broker's objects: one table from which both services declare (DESIGN: every name starts with the prefix).
+//! The broker's objects: one table from which both services declare (DESIGN: every name starts with the prefix, but
+//! for Celery's own).
 //!
 //! Plain data. [`crate::amqp`] declares it; nothing else builds names.
 
 mod access;
+mod celery;
 mod table;
 
 use serde_json::{Map, Value, json};
 
 pub use self::access::{Access, Role};
+pub use self::celery::{EVENTS, PIDBOX, PIDBOX_REPLIES};
 pub use self::table::{Binding, Exchange, ExchangeKind, Object, Queue, Table};
 use crate::heartbeat::HEARTBEAT_TTL;
 
@@ -236,7 +239,8 @@ impl Topology {
     fn exchanges(&self) -> Vec<Exchange> {
         // Without an alternate exchange, 32 messages that cannot be routed stop at-least-once dead-lettering for all.
         let alternate = [("alternate-exchange", json!(self.lost()))];
-        let exchange = |name, kind, args: &[(&str, Value)]| Exchange { name, kind, arguments: arguments(args) };
+        let exchange =
+            |name, kind, args: &[(&str, Value)]| Exchange { name, kind, durable: true, arguments: arguments(args) };
         vec![
             exchange(self.lost(), ExchangeKind::Fanout, &[]),
             exchange(self.dead(), ExchangeKind::Fanout, &[]),

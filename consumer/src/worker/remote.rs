@@ -13,6 +13,7 @@ use protocol::control::{Control, PATIENCE, TOLD_TTL};
 use protocol::message::Message;
 use protocol::task::Task;
 use protocol::topology::Topology;
+use time::OffsetDateTime;
 use tokio::sync::watch;
 use tokio::time::{Instant, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -74,6 +75,20 @@ impl Remote {
             Err(error) => tracing::warn!(%error, "a message in the control queue is passed over"),
         }
         Vec::new()
+    }
+
+    /// Revokes tasks from now on, of whichever life: those that are not started end so.
+    pub(super) fn revoke(&self, task_ids: Vec<String>, reason: &str, now: OffsetDateTime) -> Vec<Revocation> {
+        let at = i64::try_from(now.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX);
+        let at = vec![at; task_ids.len()];
+        let revocations = Revocation::of(task_ids, &at);
+        lock(&self.revoked).insert(&revocations, reason, Instant::now());
+        revocations
+    }
+
+    /// The ids that are known as revoked, at most so many.
+    pub(super) fn revoked_ids(&self, max: usize) -> Vec<String> {
+        lock(&self.revoked).ids(max)
     }
 
     fn pause(&self, queue: String, by: String) {

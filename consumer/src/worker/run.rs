@@ -61,6 +61,7 @@ impl Attempt<'_> {
         let hard = hard.min(worker.config.max_time_limit);
         let soft = task.soft_time_limit.or(options.soft_time_limit).map(|soft| soft.min(hard));
         metrics::counter!("errand_runs_started_total").increment(1);
+        worker.celery.started(self.key, task, started_at);
         let (context, control, submissions) = Context::new(ContextParts {
             task_id: task.id.clone(),
             task: task.task.clone(),

@@ -18,6 +18,7 @@ use protocol::workflow::{self, Following, Successor};
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
+use super::celery::Celery;
 use crate::disposition::{Disposition, bounded};
 
 /// The longest pause between two attempts to publish the same.
@@ -75,6 +76,7 @@ pub(super) struct Settle {
     pub(super) worker: String,
     /// What messages show of their arguments.
     pub(super) redactions: Redactions,
+    celery: Arc<Celery>,
 }
 
 /// What an attempt came to, in the order in which it is published.
@@ -86,8 +88,14 @@ struct Publishes {
 }
 
 impl Settle {
-    pub(super) fn new(publisher: Publisher, topology: Topology, worker: String, redactions: Redactions) -> Self {
-        Self { publisher, topology, worker, redactions }
+    pub(super) fn new(
+        publisher: Publisher,
+        topology: Topology,
+        worker: String,
+        redactions: Redactions,
+        celery: Arc<Celery>,
+    ) -> Self {
+        Self { publisher, topology, worker, redactions, celery }
     }
 
     /// Publishes all that follows, for as long as it takes: until then the delivery stays unacked. A client that has the
@@ -150,6 +158,7 @@ impl Settle {
             }
         };
         metrics::counter!("errand_attempts_total", "state" => report.state().name()).increment(1);
+        self.celery.ended(task, &report, started_at, now);
         let told = self.tell(&following.unreached, &report, &task.id);
         let ended = report.state().is_terminal();
         let reply = Reply {

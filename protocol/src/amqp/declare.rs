@@ -68,8 +68,9 @@ async fn declare_exchange(channel: &Channel, exchange: &Exchange) -> Result<(), 
         ExchangeKind::Topic => lapin::ExchangeKind::Topic,
         ExchangeKind::Headers => lapin::ExchangeKind::Headers,
         ExchangeKind::Fanout => lapin::ExchangeKind::Fanout,
+        ExchangeKind::Direct => lapin::ExchangeKind::Direct,
     };
-    let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
+    let options = ExchangeDeclareOptions { durable: exchange.durable, ..ExchangeDeclareOptions::default() };
     let arguments = field_table(&exchange.arguments);
     let declared = channel.exchange_declare(short_string(&exchange.name)?, kind, options, arguments);
     within("declaring an exchange", DEADLINE, declared).await

@@ -3,7 +3,7 @@
 //! What an operation needs: to bind a queue, write on the queue and read on the exchange; to consume, get or purge, read;
 //! to declare or delete, configure; to look whether something is there, nothing. The default exchange is `amq.default`.
 
-use super::{CONTROL_QUEUE, RESULTS, Topology, WORKERS_QUEUE};
+use super::{CONTROL_QUEUE, EVENTS, PIDBOX, PIDBOX_REPLIES, RESULTS, Topology, WORKERS_QUEUE};
 
 /// Whose user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +28,9 @@ pub struct Access {
 /// An id as `Uuid::simple` writes it, of a store or of a process.
 const ID: &str = "[0-9a-f]{32}";
 
+/// A worker's mailbox has the worker's name in front, which may be any but this: it would be the exchange of replies.
+const NOT_REPLIES: &str = "(?!reply\\.)";
+
 impl Topology {
     /// What the user of a service may do that works with these queues, without prefix.
     #[must_use]
@@ -46,14 +49,17 @@ impl Topology {
                 }
             }
             Role::Consumer => {
-                let commands = own(CONTROL_QUEUE);
-                let published = [self.tasks(), self.delay(), self.dead(), self.workers()];
+                let heard = [own(CONTROL_QUEUE), format!("{NOT_REPLIES}.+\\.{}", literal(PIDBOX))];
+                let celery = [EVENTS.to_owned(), PIDBOX_REPLIES.to_owned()];
+                let published = [&[self.tasks(), self.delay(), self.dead(), self.workers()], &celery[..]].concat();
                 let published = [names(&published), vec![default_exchange]].concat();
                 let tasks: Vec<String> = queues.iter().map(|queue| self.queue(queue)).collect();
                 Access {
-                    configure: any_of(std::slice::from_ref(&commands)),
-                    write: any_of(&[published, vec![commands.clone()]].concat()),
-                    read: any_of(&[names(&tasks), names(&[self.control()]), vec![commands]].concat()),
+                    configure: any_of(&heard),
+                    write: any_of(&[&published[..], &heard].concat()),
+                    read: any_of(
+                        &[names(&tasks), names(&[self.control(), PIDBOX.to_owned()]), heard.to_vec()].concat(),
+                    ),
                 }
             }
         }
@@ -81,8 +87,10 @@ mod tests {
         let producer = topology.access(Role::Producer, &queues);
         let consumer = topology.access(Role::Consumer, &queues);
         assert_eq!(producer.configure, format!("^(e\\.results\\.{ID}|e\\.workers\\.{ID})$"));
-        assert_eq!(consumer.configure, format!("^(e\\.control\\.{ID})$"));
+        let mailbox = r"(?!reply\.).+\.celery\.pidbox";
+        assert_eq!(consumer.configure, format!("^(e\\.control\\.{ID}|{mailbox})$"));
         assert!(!producer.read.contains("default") && !producer.read.contains("tasks"), "{}", producer.read);
-        assert_eq!(consumer.read, format!("^(e\\.default|e\\.control|e\\.control\\.{ID})$"));
+        let read = format!("^(e\\.default|e\\.control|celery\\.pidbox|e\\.control\\.{ID}|{mailbox})$");
+        assert_eq!(consumer.read, read);
     }
 }

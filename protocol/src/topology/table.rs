@@ -11,15 +11,19 @@ pub enum ExchangeKind {
     Headers,
     /// Routes to all.
     Fanout,
+    /// Routes by the whole routing key.
+    Direct,
 }
 
-/// An exchange to declare, durable.
+/// An exchange to declare.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Exchange {
     /// Full name.
     pub name: String,
     /// Its kind.
     pub kind: ExchangeKind,
+    /// Whether it survives the broker.
+    pub durable: bool,
     /// Declare arguments.
     pub arguments: Map<String, Value>,
 }

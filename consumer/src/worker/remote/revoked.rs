@@ -69,6 +69,11 @@ impl Revoked {
         (now.duration_since(told.heard) < TOLD_TTL).then(|| told.reason.clone())
     }
 
+    /// The ids, at most so many.
+    pub(super) fn ids(&self, max: usize) -> Vec<String> {
+        self.ids.keys().take(max).map(ToString::to_string).collect()
+    }
+
     fn forget(&mut self, now: Instant) {
         while let Some((at, id)) = self.order.front() {
             let latest = self.ids.get(id).is_some_and(|told| told.heard == *at);
