@@ -54,15 +54,26 @@ fn ends(told: &Value) {
 }
 
 fn reports(told: &Value) {
-    let progress = |current: u64| json!(["PROGRESS", {"current": current, "total": 2, "message": null}]);
     let all = told["reports"]["told"].as_array().cloned().unwrap_or_default();
     assert_eq!((&told["reports"]["value"], &all[0][0]), (&json!(42), &json!("STARTED")), "{told:#}");
     assert!(all.contains(&progress(0)) && all.contains(&progress(1)), "{all:?}");
     assert_eq!(all.last(), Some(&json!(["SUCCESS", 42])));
-    let seen = told["polled"]["seen"].as_array().cloned().unwrap_or_default();
-    assert!(seen.contains(&progress(1)), "{seen:?}");
-    assert_eq!(told["polled"]["end"], json!(["SUCCESS", 42]));
     let retry = &told["retried"]["told"][0];
     assert_eq!((&retry[0], &retry[1]["exc_type"]), (&json!("RETRY"), &json!("Flaky")));
     assert_eq!((&told["retried"]["value"], &told["retried"]["told"][1]), (&json!(1), &json!(["SUCCESS", 1])));
+}
+
+fn progress(current: u64) -> Value {
+    json!(["PROGRESS", {"current": current, "total": 2, "message": null}])
+}
+
+#[tokio::test]
+async fn a_client_that_polls_sees_the_progress_and_the_end() -> Result<()> {
+    on_each_version("polling.py", |pair, told| async move {
+        let seen = told["polled"]["seen"].as_array().cloned().unwrap_or_default();
+        assert!(seen.contains(&progress(1)), "{told:#}");
+        assert_eq!(told["polled"]["end"], json!(["SUCCESS", 42]));
+        pair.stop().await
+    })
+    .await
 }

@@ -38,6 +38,8 @@ pub struct Connection {
     at_once: usize,
     /// When the client is too slow, unless a request is being served.
     until: Pin<Box<Sleep>>,
+    /// Reads since then.
+    overtime: u8,
     /// When the client holds up an answer: until when it must have read the next piece, and what is left of that.
     held_up: Option<(Pin<Box<Sleep>>, usize)>,
     refusal: Option<Refusal>,
@@ -72,6 +74,7 @@ impl Connection {
             phase: Phase::Head,
             at_once: 0,
             until: Box::pin(sleep(HEAD)),
+            overtime: 0,
             held_up: None,
             refusal: None,
         }
@@ -108,7 +111,31 @@ impl Connection {
 
     fn expect(&mut self, phase: Phase, within: Duration) {
         self.phase = phase;
+        self.overtime = 0;
         self.until.as_mut().reset(Instant::now() + within);
+    }
+
+    /// What came in time is read however late this process gets to it: once, and the dispatcher looks at that before the
+    /// client is called too slow. That looks to it as if the client had gone.
+    fn poll_last(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.overtime = self.overtime.saturating_add(1);
+        match self.overtime {
+            1 => {
+                let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+                if read.is_ready() {
+                    return read;
+                }
+            }
+            2 => {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            _ => {}
+        }
+        if self.phase == Phase::Head && self.held_up.is_none() {
+            let _ = self.stream.try_write(&refusal(StatusCode::REQUEST_TIMEOUT));
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn poll_send(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
@@ -164,11 +191,7 @@ impl AsyncRead for Connection {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.poll_late(cx).is_ready() {
-            if this.phase == Phase::Head && this.held_up.is_none() {
-                let _ = this.stream.try_write(&refusal(StatusCode::REQUEST_TIMEOUT));
-            }
-            // As if the client had gone.
-            return Poll::Ready(Ok(()));
+            return this.poll_last(cx, buf);
         }
         if this.phase == Phase::Served && this.requests.body() == 0 {
             return this.poll_gone(cx);
