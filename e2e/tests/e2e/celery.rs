@@ -1,7 +1,7 @@
 //! A stock Celery client against the pair: every test for both versions that `deploy/install --test` installs.
 
 mod calls;
-mod control;
+pub(crate) mod control;
 mod hostile;
 mod later;
 mod workflows;
