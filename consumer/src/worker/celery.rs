@@ -62,9 +62,9 @@ impl Celery {
         self.events.tell("task-started", || events::of(task));
     }
 
-    /// An attempt ended so, whether or not it had begun.
+    /// An attempt ended so, whether or not it had begun. What cannot be read as a task may have no id, and no event then.
     pub(super) fn ended(&self, task: &Task, said: &Report, started_at: Option<OffsetDateTime>, now: OffsetDateTime) {
-        let Some(kind) = events::kind(said) else { return };
+        let Some(kind) = events::kind(said).filter(|_| !task.id.is_empty()) else { return };
         self.events.tell(kind, || report(task, said, runtime(started_at, now)));
     }
 }

@@ -10,6 +10,7 @@ use e2e::users::{CONSUMER, PRODUCER};
 use e2e::{Env, Pair, Users, broker, guard};
 use serde_json::{Value, json};
 
+use crate::celery::control::celery;
 use crate::life::SOON;
 
 const ACCESS_REFUSED: u16 = 403;
@@ -71,6 +72,9 @@ async fn the_pair_needs_no_more_than_the_least_privileges() -> Result<()> {
 
     crate::children::submit(&pair, "child", &parent, "default").await?;
     assert_eq!(crate::children::ended(&pair, "child").await?["result"], 3);
+
+    let told = celery(&pair, "newest", &["inspect", "-t", "5", "ping"]).await?;
+    assert_eq!(told.into_iter().map(|(_, answer)| answer).collect::<Vec<_>>(), [json!({"ok": "pong"})]);
 
     what_is_missing_is_named_until_it_is_there(&pair, &definitions).await?;
     pair.stop().await
@@ -173,9 +177,11 @@ impl Try<'_> {
 fn forbidden_to_both(results: &str) -> Vec<Try<'_>> {
     let shared = ["errand.default", "errand.dead-letters", "errand.delay.1s"];
     let exchanges = ["errand.tasks", "errand.lost", "errand.dead", "errand.delay", "errand.workers", "errand.control"];
+    let of_celery = ["celeryev", "celery.pidbox", "reply.celery.pidbox"];
     let mut tries = Vec::new();
     tries.extend(shared.map(Try::DeleteQueue));
     tries.extend(exchanges.map(Try::DeleteExchange));
+    tries.extend(of_celery.map(Try::DeleteExchange));
     for queue in ["errand.dead-letters", "errand.delay.1s"] {
         tries.extend([Try::Consume(queue), Try::Get(queue), Try::Purge(queue)]);
     }
@@ -188,6 +194,7 @@ fn forbidden_to_both(results: &str) -> Vec<Try<'_>> {
         Try::Bind(results, "errand.tasks"),
         Try::BindExchange("errand.control", "errand.tasks"),
         Try::Publish("errand.lost", ""),
+        Try::Publish("celery.pidbox", ""),
         Try::Publish("amq.topic", "default"),
     ]);
     tries

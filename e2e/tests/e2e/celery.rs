@@ -1,7 +1,7 @@
 //! Stock Celery clients and workers against the pair: every test for both versions that `deploy/install --test` installs.
 
 mod calls;
-mod control;
+pub(crate) mod control;
 mod flask;
 mod foreign;
 mod hostile;

@@ -58,3 +58,30 @@ fn mailbox(worker: &str) -> Table {
         ..Table::default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn objects_are_those_that_celery_declares() {
+        let table = Topology::new("errand.").celery("w1@h1", true);
+        let exchanges = table.exchanges.iter().map(|it| (it.name.as_str(), it.kind, it.durable)).collect::<Vec<_>>();
+        let expected = [
+            ("celeryev", ExchangeKind::Topic, true),
+            ("celery.pidbox", ExchangeKind::Fanout, false),
+            ("reply.celery.pidbox", ExchangeKind::Direct, false),
+        ];
+        assert_eq!(exchanges, expected);
+        let queue = &table.queues[0];
+        assert_eq!((queue.name.as_str(), queue.durable, queue.exclusive), ("w1@h1.celery.pidbox", false, true));
+        assert_eq!(json!(queue.arguments), json!({"x-expires": 10_000, "x-message-ttl": 300_000}));
+    }
+
+    #[test]
+    fn a_service_that_does_not_declare_declares_its_own_queue_only() {
+        let table = Topology::new("errand.").declared_elsewhere().celery("w1@h1", true);
+        assert_eq!((table.exchanges.len(), table.expected.len(), table.queues.len()), (0, 3, 1));
+        assert!(Topology::new("errand.").celery("w1@h1", false).queues.is_empty());
+    }
+}

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use e2e::guard::{Launch, Process};
 use e2e::{Env, Pair, broker, client, ports, until};
-use reqwest::StatusCode;
+use reqwest::{Method, StatusCode};
 use serde_json::{Map, Value, json};
 use tokio::process::Command;
 use tokio::time::timeout;
@@ -19,10 +19,12 @@ use crate::life::SOON;
 
 /// What a tool that was told whom to ask waits for all of them at most.
 const PATIENCE: &str = "20";
+/// What one that asks all waits, whoever answers.
+const BROADCAST: &str = "5";
 const START: Duration = Duration::from_mins(1);
 
 /// What each worker said to `celery GROUP COMMAND`, run by that version; `[]` when none did.
-async fn celery(pair: &Pair, version: &str, command: &[&str]) -> Result<Map<String, Value>> {
+pub(crate) async fn celery(pair: &Pair, version: &str, command: &[&str]) -> Result<Map<String, Value>> {
     let [group, rest @ ..] = command else { anyhow::bail!("no command") };
     let run = Command::new(python(version)?)
         .args(["-s", "-E", "-B", "-m", "celery", "-b", &pair.broker().amqp_url(pair.vhost()), group, "--json"])
@@ -53,6 +55,12 @@ async fn inspect(pair: &Pair, workers: &[&str], question: &str) -> Result<Vec<Va
     workers.iter().map(|worker| told.remove(*worker).context("another worker")).collect()
 }
 
+async fn post(pair: &Pair, path: &str, wanted: StatusCode) -> Result<()> {
+    let answer = pair.client().send(pair.client().request(Method::POST, path)).await?;
+    ensure!(answer.status == wanted.as_u16(), "{path}: {answer:?}");
+    Ok(())
+}
+
 fn names(told: &Map<String, Value>) -> Vec<&str> {
     told.keys().map(String::as_str).collect()
 }
@@ -69,11 +77,11 @@ fn ids(told: &[Value]) -> Vec<&str> {
 async fn the_command_line_sees_and_commands_each_of_two_workers() -> Result<()> {
     let mut pair = Pair::on(broker::shared().await?).consumers(2).start().await?;
     for version in VERSIONS {
-        let told = celery(&pair, version, &["inspect", "-t", "8", "ping"]).await?;
+        let told = celery(&pair, version, &["inspect", "-t", BROADCAST, "ping"]).await?;
         assert_eq!(told.len(), 2, "{version}: {told:?}");
         assert!(told.values().all(|answer| answer == &json!({"ok": "pong"})), "{version}: {told:?}");
     }
-    let told = celery(&pair, "newest", &["inspect", "-t", "8", "ping"]).await?;
+    let told = celery(&pair, "newest", &["inspect", "-t", BROADCAST, "ping"]).await?;
     let all = names(&told);
     let first =
         *all.iter().find(|name| name.starts_with(&format!("errand-{}@", pair.consumers[0].pid()))).context("who")?;
@@ -86,7 +94,7 @@ async fn the_command_line_sees_and_commands_each_of_two_workers() -> Result<()> 
 
     let _ = celery(&pair, "newest", &["control", "-t", PATIENCE, "-d", first, "shutdown"]).await?;
     ensure!(pair.consumers[0].wait(SOON).await?.success(), "the worker did not end well");
-    let left = celery(&pair, "newest", &["inspect", "-t", "8", "ping"]).await?;
+    let left = celery(&pair, "newest", &["inspect", "-t", BROADCAST, "ping"]).await?;
     assert_eq!(left.len(), 1, "{left:?}");
     assert!(!left.contains_key(first), "{left:?}");
     pair.consumers.remove(0).silence();
@@ -116,8 +124,9 @@ async fn shows_what_it_is(pair: &Pair, all: &[&str]) -> Result<()> {
 async fn revokes_what_runs_and_what_waits(pair: &Pair, all: &[&str]) -> Result<()> {
     let client = pair.client();
     let endless = client.accepted(&json!({"task": "long_running_task", "args": [1, 600], "time_limit": 700})).await?;
-    let later = client.accepted(&json!({"task": "add", "args": [1, 2], "countdown": 8})).await?;
     client.await_state(&endless, |task| task["state"] == "STARTED", SOON).await?;
+    post(pair, "/v1/queues/default/pause", StatusCode::OK).await?;
+    let later = client.accepted(&json!({"task": "add", "args": [1, 2]})).await?;
     let (active, reserved) = try_join!(inspect(pair, all, "active"), inspect(pair, all, "reserved"))?;
     assert_eq!((ids(&active), ids(&reserved)), (vec![endless.as_str()], Vec::new()), "{active:?}");
     let task = active.iter().find_map(|tasks| tasks.get(0)).context("none")?;
@@ -129,6 +138,7 @@ async fn revokes_what_runs_and_what_waits(pair: &Pair, all: &[&str]) -> Result<(
     assert!(flagged.values().all(|told| told["ok"].as_str().is_some_and(|ok| ok.contains(&later))), "{flagged:?}");
     let revoked = inspect(pair, all, "revoked").await?;
     assert!(revoked.iter().all(|ids| ids.as_array().is_some_and(|ids| ids.contains(&json!(later)))), "{revoked:?}");
+    post(pair, "/v1/queues/default/resume", StatusCode::OK).await?;
     assert_eq!(client.await_terminal(&later, SOON).await?["state"], "REVOKED");
 
     assert_eq!(client.get(&endless).await?["state"], "STARTED", "what runs is not ended without `terminate`");
@@ -154,7 +164,7 @@ impl Flower {
         let args = ["-s", "-E", "-B", "-m", "celery", "-b", &url, "flower", "--address=127.0.0.1", &port];
         let log = pair.dir().join("flower.log");
         let dir = pair.dir().to_owned();
-        let env = [("FLOWER_UNAUTHENTICATED_API", "true"), ("FLOWER_INSPECT_TIMEOUT", "8000"), ("LC_ALL", "C.UTF-8")];
+        let env = [("FLOWER_UNAUTHENTICATED_API", "true"), ("FLOWER_INSPECT_TIMEOUT", "3000"), ("LC_ALL", "C.UTF-8")];
         let launch = Launch {
             program: python("newest")?,
             args: args.into_iter().map(Into::into).collect(),
@@ -233,8 +243,7 @@ async fn ends_are_told(pair: &Pair, flower: &Flower) -> Result<()> {
     });
     let fetch = client.accepted(&fetch).await?;
     client.await_state(&endless, |task| task["state"] == "STARTED", SOON).await?;
-    let request = client.request(reqwest::Method::POST, &format!("/v1/tasks/{endless}/revoke"));
-    ensure!(client.send(request).await?.status == 202, "not revoked");
+    post(pair, &format!("/v1/tasks/{endless}/revoke"), StatusCode::ACCEPTED).await?;
     shown(flower, &endless, "REVOKED", SOON).await?;
 
     let failed = shown(flower, &hopeless, "FAILURE", SOON).await?;
