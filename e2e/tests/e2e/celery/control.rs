@@ -223,7 +223,7 @@ async fn flower_shows_the_worker_and_its_tasks_and_no_secret() -> Result<()> {
         Ok(row.clone())
     })
     .await?;
-    assert_eq!(listed["sw_ident"].as_str().unwrap_or("errand"), "errand");
+    assert_eq!(listed["sw_ident"], "errand");
     for page in ["/tasks".to_owned(), format!("/worker/{worker}"), "/api/task/types".to_owned(), "/metrics".to_owned()]
     {
         flower.page(&page).await?;
