@@ -142,7 +142,8 @@ async fn a_page_and_the_counts_cost_at_a_million_rows_what_they_cost_at_ten_thou
     let many = measure(&store, MANY).await;
     for ((what, few), (_, many)) in few.into_iter().zip(many) {
         println!("{few:>12?} at {FEW}, {many:>12?} at {MANY}: {what}");
-        assert!(many < few * 5 + Duration::from_millis(40), "{what}: {few:?} and {many:?}");
+        // A scan would cost a hundred times as much.
+        assert!(many < few * 10 + Duration::from_millis(150), "{what}: {few:?} and {many:?}");
     }
     let counts = store.counts().await.unwrap();
     assert_eq!((counts.accepted, counts.running), (1_000_000, 20));
