@@ -179,10 +179,11 @@ fn inflate(body: &[u8]) -> Result<Vec<u8>, ContentFault> {
     Ok(inflated)
 }
 
-/// Headers that a broker adds to what was delivered or dead-lettered; in a new message they would tell of another.
+/// Headers that a broker adds to what was delivered or dead-lettered, which in a new message would tell of another; and
+/// those that it reads as further queues, which closes the channel when they are no arrays.
 #[must_use]
 pub fn is_of_the_broker(header: &str) -> bool {
-    matches!(header, "x-death" | "x-delivery-count" | "x-acquired-count" | "CC")
+    matches!(header, "x-death" | "x-delivery-count" | "x-acquired-count" | "CC" | "BCC")
         || header.starts_with("x-first-death-")
         || header.starts_with("x-last-death-")
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use protocol::amqp::{Publish, PublishError};
+use protocol::message::truncate;
 use protocol::reply::{ErrorInfo, Reply, Report};
 use protocol::task::Task;
 use protocol::workflow::{Destination, Following, Successor, Unreached, after_failure};
@@ -17,6 +18,8 @@ use super::settle::{Origin, Settle};
 
 /// The type of error of a task that no queue took.
 const UNROUTABLE: &str = "Unroutable";
+/// What of an error's message is told to those who wait for what was to follow.
+const MAX_TOLD_BYTES: usize = 1024;
 /// How long a successor waits for room in its queue.
 const FULL_PATIENCE: Duration = Duration::from_mins(1);
 
@@ -38,7 +41,7 @@ impl Settle {
 
     /// Tells the same end to whoever waits for the rest of a chain.
     pub(super) fn tell(&self, unreached: &[Unreached], report: &Report, parent_id: &str) -> Vec<Publish> {
-        let now = OffsetDateTime::now_utc();
+        let (now, report) = (OffsetDateTime::now_utc(), brief(report));
         let reply = |Unreached { task_id, reply_to, group }: &Unreached| {
             let reply = Reply {
                 worker: Some(self.worker.clone()),
@@ -77,7 +80,10 @@ impl Settle {
             PublishError::Returned(_) => true,
             // A queue that is full may stay so, and this holds one of the worker's places.
             PublishError::Nacked => refused_since.get_or_insert_with(Instant::now).elapsed() > FULL_PATIENCE,
-            _ => false,
+            _ => {
+                refused_since = None;
+                false
+            }
         };
         let error = self.delivered(publish.clone().into(), gives_up).await.err()?;
         let why = format!("queue {:?}: {error}", publish.routing_key);
@@ -99,6 +105,16 @@ impl Settle {
         let publishes = [letter].into_iter().chain(reply).chain(told);
         join_all(publishes.map(|publish| self.confirmed(publish, false))).await;
         successors
+    }
+}
+
+/// Told to thousands perhaps, of whom none failed by itself.
+fn brief(report: &Report) -> Report {
+    match report {
+        Report::Failure(error) => {
+            Report::Failure(ErrorInfo::new(&error.kind, truncate(&error.message, MAX_TOLD_BYTES)))
+        }
+        other => other.clone(),
     }
 }
 

@@ -111,12 +111,14 @@ async fn give_back(worker: Arc<Worker>, delivery: Delivery) {
 /// One attempt from admission to ack.
 async fn life(worker: Arc<Worker>, key: Key, task: Task, message: Message, queue: String) {
     let ending = Ending { worker: &worker, key: Some(&key) };
-    let _seen = worker.celery.received(&key, &task, &message, &queue);
+    let seen = worker.celery.received(&key, &task, &message, &queue);
     let due = worker.abandon.run_until_cancelled(attempt(&worker, &key, &task, &message, &queue)).await;
     let Some(due) = due else { return };
     if due == Due::Ack {
         worker.runs.remember(&key);
     }
+    // Before its key is free for a copy that comes back.
+    drop(seen);
     settle(ending.end(), due).await;
 }
 

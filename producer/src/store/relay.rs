@@ -91,7 +91,7 @@ fn due_task(row: &SqliteRow) -> Result<DueTask, sqlx::Error> {
 /// A report or a notice that this very publish was lost may have come first. A report has set the stage already; a notice
 /// has counted the publish, and the row is left to it.
 const MARK: &str = "UPDATE tasks SET stage = iif(tasks.stage = 'waiting' AND ?2, 'queued', tasks.stage),
-        publishes = p.publish, heard_at = ?3
+        publishes = p.publish, heard_at = coalesce(?3, tasks.heard_at)
     FROM (SELECT value ->> 0 AS id, value ->> 1 AS publish FROM json_each(?1)) AS p
     WHERE tasks.id = p.id AND tasks.stage IN ('waiting', 'queued', 'retrying') AND tasks.publishes < p.publish";
 

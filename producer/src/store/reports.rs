@@ -81,7 +81,8 @@ macro_rules! record {
         report_seq = coalesce(r.seq, min(tasks.report_seq + 1, 4294967295)),
         worker = coalesce(r.worker, tasks.worker),
         progress = coalesce(r.progress, iif(", attempt!(), " = tasks.retries, tasks.progress, NULL)),
-        result = r.result, error = r.error, retry_at = r.retry_at, heard_at = iif(tasks.heard_at IS NULL, NULL, r.at),
+        result = r.result, error = r.error, retry_at = r.retry_at, 
+        heard_at = iif(tasks.heard_at IS NULL AND r.retries IS NOT NULL, NULL, r.at),
         started_at = coalesce(r.started_at, tasks.started_at), finished_at = r.finished_at
     FROM (SELECT value ->> 'id' AS id, value ->> 'state' AS state, value ->> 'terminal' AS terminal,
             value ->> 'stage' AS stage, value ->> 'rank' AS rank, value ->> 'retries' AS retries,

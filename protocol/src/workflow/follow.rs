@@ -42,7 +42,7 @@ impl<'a> Plan<'a> {
         let (groups, others): (Vec<_>, Vec<_>) =
             callbacks.into_iter().partition(|step| matches!(step, Step::Group(..)));
         for (place, group) in groups.into_iter().enumerate() {
-            let sent = self.step(group, Vec::new(), &format!("callbacks/{place}"))?;
+            let sent = self.step(group, Vec::new(), &format!("callbacks/groups/{place}"))?;
             self.following.children.push(sent.first);
         }
         if !others.is_empty() {
@@ -98,7 +98,12 @@ impl<'a> Plan<'a> {
                 last.set_default("group_index", &options.group_index);
                 last.options()?.task_id.map(Child::Task)
             }
-            Some(_) => None,
+            // Nothing counts the members of a group that something follows.
+            Some(last) if !options.link.is_empty() && last.ends_in_a_group() => return Err(WorkflowFault::Chord),
+            Some(last) => {
+                last.signature()?.extend("link", &options.link)?;
+                None
+            }
         };
         let mut steps = steps.into_iter();
         let Some(mut next) = steps.next() else { return Err(WorkflowFault::NotASignature("an empty chain")) };

@@ -1,5 +1,6 @@
 //! A command as Celery's tools broadcast it, and whether it is for this worker.
 
+use protocol::control::{MAX_IDS, MAX_TEXT_BYTES};
 use protocol::message::{ContentFault, Message};
 use regex_lite::RegexBuilder;
 use serde::Deserialize;
@@ -51,7 +52,12 @@ impl Request {
         if message.body.len() > MAX_BYTES {
             return Err(RequestFault::TooLarge);
         }
-        Ok(serde_json::from_slice(&message.json_body()?)?)
+        let body = message.json_body()?;
+        // Compressed it may have been small.
+        if body.len() > MAX_BYTES {
+            return Err(RequestFault::TooLarge);
+        }
+        Ok(serde_json::from_slice(&body)?)
     }
 
     /// Whether a worker of that name is meant: by its name, else by a pattern, else all are.
@@ -68,11 +74,12 @@ impl Request {
         self.arguments.as_ref()?.get(name)
     }
 
-    /// An argument that is one id or a list of them; what is none is left out.
+    /// An argument that is one id or a list of them, as many as a producer would tell of at once; what is none is left
+    /// out.
     pub(super) fn ids(&self, name: &str) -> Vec<String> {
-        let text = |value: &Value| value.as_str().map(str::to_owned);
+        let text = |value: &Value| value.as_str().filter(|id| id.len() <= MAX_TEXT_BYTES).map(str::to_owned);
         match self.argument(name) {
-            Some(Value::Array(ids)) => ids.iter().filter_map(text).collect(),
+            Some(Value::Array(ids)) => ids.iter().filter_map(text).take(MAX_IDS).collect(),
             Some(id) => text(id).into_iter().collect(),
             None => Vec::new(),
         }

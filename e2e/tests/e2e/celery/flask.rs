@@ -105,7 +105,23 @@ async fn drive(app: &App) -> Result<()> {
         let says = last["status"].as_str().unwrap_or_default();
         assert!(last["state"] == state && says.starts_with(status) && last["current"] == 0, "{}: {last}", app.name);
     }
+    one_beside_another(app).await?;
     refusals(app).await
+}
+
+/// Looking at one task takes nothing from the other.
+async fn one_beside_another(app: &App) -> Result<()> {
+    let both = [
+        app.sent("/process_data", &json!({"value": 1})).await?,
+        app.sent("/process_data", &json!({"value": 2})).await?,
+    ];
+    let told = tokio::try_join!(app.follow(&both[0], &["SUCCESS"]), app.follow(&both[1], &["SUCCESS"]))?;
+    for told in [told.0, told.1] {
+        let states: Vec<&str> = told.iter().filter_map(|task| task["state"].as_str()).collect();
+        let begun = states.iter().position(|state| *state != "PENDING").context("never begun")?;
+        assert!(!states[begun..].contains(&"PENDING"), "{}: {states:?}", app.name);
+    }
+    Ok(())
 }
 
 async fn refusals(app: &App) -> Result<()> {

@@ -47,6 +47,20 @@ async fn what_celery_never_reports_ends_by_the_clock_and_a_late_result_loses() {
 }
 
 #[tokio::test]
+async fn a_task_that_celery_has_without_the_brokers_confirm_ends_by_the_clock_too() {
+    let (_dir, store) = store().await;
+    for id in ["report first", "mark first"] {
+        store.insert(new_task(id)).await.unwrap();
+    }
+    let mark = async |id: &str| store.mark([Published(id.to_owned(), 1)].into(), HandedTo::Nobody).await.unwrap();
+    record(&store, [told("report first", Report::Started, 1)].into()).await.unwrap();
+    mark("report first").await;
+    mark("mark first").await;
+    record(&store, [told("mark first", Report::Started, 1)].into()).await.unwrap();
+    assert_eq!((end_silent(&store, 10).await, end_silent(&store, 11).await), (0, 2));
+}
+
+#[tokio::test]
 async fn the_retries_of_a_stock_worker_are_attempts() {
     let (_dir, store) = store().await;
     handed(&store, new_task("a")).await;
