@@ -200,7 +200,7 @@ async fn what_is_no_task_of_ours_becomes_a_dead_letter_with_its_reason() -> Resu
 #[tokio::test]
 async fn a_task_that_expires_in_the_queue_is_revoked_by_the_worker() -> Result<()> {
     let mut pair = Pair::on(broker::shared().await?).consumers(0).start().await?;
-    let id = pair.client().accepted(&json!({"task": "add", "args": [1, 2], "expires": 1.5})).await?;
+    let id = pair.client().accepted(&json!({"task": "add", "args": [1, 2], "expires": 6})).await?;
     pair.broker().await_depth(pair.vhost(), "errand.default", |depth| depth.ready == 1, SOON).await?;
     let expires = millis(&at(&pair.client().get(&id).await?, "expires"))?;
     let late = |_: &Value| now_ms() > expires;

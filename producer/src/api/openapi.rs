@@ -28,7 +28,7 @@ use super::{
             method is answered 405 with `Allow`. A key is needed where the producer knows any: a caller sees the tasks \
             of its own key only, unless that has the scope `admin`. What a running task submits is its key's too. \
             Whatever the path, what is no HTTP is answered 400, a head of more than \
-            95 headers or 128 KiB 431, and one that does not come within 5 s 408; each ends the connection, as do 5 s \
+            95 headers or 128 KiB 431, and one that does not come within 15 s 408; each ends the connection, as do 5 s \
             without a request and a client that takes longer than 20 s to read 64 KiB of its answer. An answer to GET \
             larger than 64 KiB may be 503 while too many such are being read, and one to another method may then be a \
             problem of the type `answer-omitted` with the status and the headers of the answer: it was done."

@@ -24,7 +24,9 @@ const CLOSE: Duration = Duration::from_secs(3);
 
 pub(super) struct Consumers {
     connection: Connection,
-    tag: ShortString,
+    tag: String,
+    /// Consumers started so far.
+    started: u32,
     channels: HashMap<String, Open>,
     /// What all of them receive. One that ends by itself is a fault, one that was cancelled just ends.
     pub(super) deliveries: SelectAll<BoxStream<'static, Result<Delivery, Fault>>>,
@@ -42,10 +44,12 @@ struct Running {
 
 impl Consumers {
     pub(super) fn new(connection: Connection, tag: &str) -> Result<Self, Fault> {
-        Ok(Self { connection, tag: short_string(tag)?, channels: HashMap::new(), deliveries: SelectAll::new() })
+        let tag = tag.to_owned();
+        Ok(Self { connection, tag, started: 0, channels: HashMap::new(), deliveries: SelectAll::new() })
     }
 
-    /// Consumes a queue, unless it is consumed already.
+    /// Consumes a queue, unless it is consumed already. Each time under another tag: RabbitMQ 3.10 ends the connection with
+    /// INTERNAL_ERROR when one comes back to a quorum queue while what it had before is unacked.
     pub(super) async fn start(&mut self, queue: &QueueSpec) -> Result<(), Fault> {
         let channel = match self.channels.get(&queue.name) {
             Some(Open { consumer: Some(_), .. }) => return Ok(()),
@@ -53,7 +57,9 @@ impl Consumers {
             None => channel(&self.connection, queue).await?,
         };
         let (name, options) = (short_string(&queue.name)?, BasicConsumeOptions::default());
-        let consume = channel.basic_consume(name, self.tag.clone(), options, FieldTable::default());
+        let tag = short_string(&format!("{}-{}", self.tag, self.started))?;
+        self.started = self.started.wrapping_add(1);
+        let consume = channel.basic_consume(name, tag, options, FieldTable::default());
         let consumer = within("basic.consume", DEADLINE, consume).await?;
         let cancelled = Arc::new(AtomicBool::new(false));
         let running = Running { tag: consumer.tag(), cancelled: cancelled.clone() };

@@ -20,7 +20,7 @@ use super::{KEEP_ALIVE, LINGER};
 use crate::api::problem::Problem;
 
 /// From a head's first byte, or from the start of the connection, to its last.
-const HEAD: Duration = Duration::from_secs(5);
+const HEAD: Duration = Duration::from_secs(15);
 /// How long a client may take to read [`PIECE`] bytes of an answer, once it holds the server up.
 const READ: Duration = Duration::from_secs(20);
 
