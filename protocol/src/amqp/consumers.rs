@@ -43,13 +43,13 @@ struct Running {
 }
 
 impl Consumers {
-    pub(super) fn new(connection: Connection, tag: &str) -> Result<Self, Fault> {
+    pub(super) fn new(connection: Connection, tag: &str) -> Self {
         let tag = tag.to_owned();
-        Ok(Self { connection, tag, started: 0, channels: HashMap::new(), deliveries: SelectAll::new() })
+        Self { connection, tag, started: 0, channels: HashMap::new(), deliveries: SelectAll::new() }
     }
 
     /// Consumes a queue, unless it is consumed already. Each time under another tag: RabbitMQ 3.10 ends the connection with
-    /// INTERNAL_ERROR when one comes back to a quorum queue while what it had before is unacked.
+    /// `INTERNAL_ERROR` when one comes back to a quorum queue while what it had before is unacked.
     pub(super) async fn start(&mut self, queue: &QueueSpec) -> Result<(), Fault> {
         let channel = match self.channels.get(&queue.name) {
             Some(Open { consumer: Some(_), .. }) => return Ok(()),

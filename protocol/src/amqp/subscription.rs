@@ -194,7 +194,7 @@ impl SubscriptionTask {
     async fn open(&self) -> Result<Consumers, Fault> {
         let connection = self.broker.connect().await?;
         declare_on(&connection, &self.subscribe.table).await?;
-        let mut consumers = Consumers::new(connection, &self.subscribe.consumer_tag)?;
+        let mut consumers = Consumers::new(connection, &self.subscribe.consumer_tag);
         if let Some(steered) = &self.steered {
             consumers.start(&steered.control).await?;
             steered.sessions.send_modify(|session| *session += 1);
