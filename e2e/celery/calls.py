@@ -125,6 +125,20 @@ def reports():
 
 
 @case
+def last_words():
+    """The last that is told of each of many tasks that report as they end."""
+    last = {}
+    results = [app.send_task("long_running_task", (1, 1)) for _ in range(200)]
+    for result in results:
+        result.get(timeout=WAIT, on_message=lambda message: last.update({message["task_id"]: message["status"]}))
+    # What was sent after the last result, if anything was.
+    app.send_task("add", (1, 1)).get(
+        timeout=WAIT, on_message=lambda message: last.update({message["task_id"]: message["status"]})
+    )
+    return sorted(set(last.values())), len(last)
+
+
+@case
 def retried():
     told = []
     result = app.send_task("flaky", (1,))

@@ -3,25 +3,25 @@
 //! Four callers that shared one cloned channel got each other's confirms, and messages that the broker had refused were
 //! reported as accepted (measured). So nothing else here publishes.
 
+use std::iter;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::options::ConfirmSelectOptions;
 use lapin::{Channel, Connection};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::broker::Broker;
-use super::convert::{basic_properties, short_string};
 use super::fault::{Fault, within};
 use super::link::{self, Link};
 use super::publish::{Publish, PublishError};
 use super::supervise::{Broken, Rebuild};
-use super::window::{Pending, publish_window};
+use super::window::{Pending, answer, publish_window};
 use crate::topology::Table;
 
-/// The most publishes in flight. The window takes what is waiting when the one before it was confirmed, so it is one
+/// The most confirmed publishes in flight. The window takes what is waiting when the one before it was confirmed, so it is one
 /// message when idle and grows with the load.
 const WINDOW: usize = 1024;
 const TRANSIENT_QUEUE: usize = 4096;
@@ -68,11 +68,12 @@ impl Publisher {
         }
         let (done, verdict) = oneshot::channel();
         let gone = || PublishError::Unavailable(Link::Down("the publisher has stopped".into()));
-        self.confirmed.send(Pending { publish: publish.into(), done }).await.map_err(|_| gone())?;
+        self.confirmed.send(Pending { publish: publish.into(), done: Some(done) }).await.map_err(|_| gone())?;
         verdict.await.map_err(|_| gone())?
     }
 
-    /// Hands over a message that may be lost: neither confirmed nor kept when the broker is away. `false` when dropped.
+    /// Hands over a message that may be lost: neither awaited nor kept when the broker is away. `false` when dropped. What
+    /// is published after it does not overtake it.
     #[must_use]
     pub fn publish_transient(&self, publish: Publish) -> bool {
         self.link().is_ready() && self.transient.try_send(publish).is_ok()
@@ -96,11 +97,11 @@ impl Publisher {
     }
 }
 
-/// One connection with its two channels.
+/// One connection with its one channel: only on a channel is the order of publishes kept, and a client that is told of
+/// progress after the result takes its task for unfinished.
 struct Session {
     connection: Connection,
-    confirmed: Channel,
-    transient: Channel,
+    channel: Channel,
 }
 
 impl PublisherTask {
@@ -139,23 +140,19 @@ impl PublisherTask {
         let mut check = interval(CHECK);
         check.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut window = Vec::new();
-        let mut transient = Vec::new();
         loop {
             let blocked = session.check(&self.link)?;
             tokio::select! {
                 biased;
                 _ = self.confirmed.recv_many(&mut window, WINDOW), if !blocked => {
                     metrics::histogram!("errand_publish_window").record(u32::try_from(window.len()).unwrap_or(u32::MAX));
-                    let Session { connection, confirmed, .. } = session;
-                    publish_window(connection, confirmed, &self.link, std::mem::take(&mut window)).await?;
-                    // Under load there is always a next window; heartbeats and progress go in between.
-                    while let Ok(publish) = self.transient.try_recv() {
-                        transient.push(publish);
-                    }
-                    session.publish_transient(&mut transient).await?;
+                    let window = self.transients().chain(window.drain(..)).collect();
+                    session.publish(&self.link, window).await?;
                 }
-                _ = self.transient.recv_many(&mut transient, TRANSIENT_QUEUE), if !blocked => {
-                    session.publish_transient(&mut transient).await?;
+                Some(publish) = self.transient.recv(), if !blocked => {
+                    let first = Pending { publish: publish.into(), done: None };
+                    let window = iter::once(first).chain(self.transients()).collect();
+                    session.publish(&self.link, window).await?;
                 }
                 () = stop.cancelled() => return Ok(()),
                 _ = check.tick() => {
@@ -167,11 +164,16 @@ impl PublisherTask {
         }
     }
 
+    /// What waits that may be lost.
+    fn transients(&mut self) -> impl Iterator<Item = Pending> {
+        iter::from_fn(|| Some(Pending { publish: self.transient.try_recv().ok()?.into(), done: None }))
+    }
+
     /// Tells whoever came in between that nothing was sent.
     fn refuse_waiting(&mut self) {
         let link = self.link.borrow().clone();
         while let Ok(pending) = self.confirmed.try_recv() {
-            let _ = pending.done.send(Err(PublishError::Unavailable(link.clone())));
+            answer(pending.done, Err(PublishError::Unavailable(link.clone())));
         }
         while self.transient.try_recv().is_ok() {}
     }
@@ -181,19 +183,15 @@ impl Session {
     async fn open(broker: &Broker, table: &Table) -> Result<Self, Fault> {
         let connection = broker.connect().await?;
         super::declare::declare_on(&connection, table).await?;
-        let confirmed = within("opening a channel", DEADLINE, connection.create_channel()).await?;
-        let select = confirmed.confirm_select(ConfirmSelectOptions::default());
+        let channel = within("opening a channel", DEADLINE, connection.create_channel()).await?;
+        let select = channel.confirm_select(ConfirmSelectOptions::default());
         within("confirm.select", DEADLINE, select).await?;
-        let transient = within("opening a channel", DEADLINE, connection.create_channel()).await?;
-        Ok(Self { connection, confirmed, transient })
+        Ok(Self { connection, channel })
     }
 
     /// Whether the broker blocks publishers, after setting the link.
     fn check(&self, link: &watch::Sender<Link>) -> Result<bool, Fault> {
-        let usable = self.connection.status().connected()
-            && self.confirmed.status().connected()
-            && self.transient.status().connected();
-        if !usable {
+        if !self.connection.status().connected() || !self.channel.status().connected() {
             return Err(Fault::Disconnected);
         }
         let blocked = self.connection.status().blocked();
@@ -201,22 +199,8 @@ impl Session {
         Ok(blocked)
     }
 
-    #[expect(clippy::disallowed_methods, reason = "this is the publisher")]
-    async fn publish_transient(&self, waiting: &mut Vec<Publish>) -> Result<(), Fault> {
-        let options = BasicPublishOptions::default();
-        let sends = waiting.iter().filter_map(|publish| {
-            let exchange = short_string(&publish.exchange).ok()?;
-            let routing_key = short_string(&publish.routing_key).ok()?;
-            let properties = basic_properties(&publish.message.properties).ok()?;
-            Some(self.transient.basic_publish(exchange, routing_key, options, &publish.message.body, properties))
-        });
-        let sent = within("a transient publish", DEADLINE, futures_util::future::try_join_all(sends)).await;
-        waiting.clear();
-        match sent {
-            // They hang when an alarm has just begun, and may be lost.
-            Err(Fault::Deadline { .. }) if self.connection.status().blocked() => Ok(()),
-            sent => sent.map(drop),
-        }
+    async fn publish(&self, link: &watch::Sender<Link>, window: Vec<Pending>) -> Result<(), Fault> {
+        publish_window(&self.connection, &self.channel, link, window).await
     }
 
     /// `close` hangs while the broker blocks publishers, so it has three seconds.

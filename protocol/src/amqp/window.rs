@@ -22,10 +22,10 @@ const CONFIRM_DEADLINE: Duration = Duration::from_secs(30);
 /// How often a window that is under way looks whether the broker blocks publishers.
 const CHECK: Duration = Duration::from_millis(500);
 
-/// A publish and whoever waits for its confirm.
+/// A publish and whoever waits for its confirm; nobody for one that may be lost.
 pub(super) struct Pending {
     pub(super) publish: Arc<Publish>,
-    pub(super) done: Done,
+    pub(super) done: Option<Done>,
 }
 
 /// Publishes the window and answers every one of its callers.
@@ -55,6 +55,8 @@ pub(super) async fn publish_window(
 /// A publish in lapin's types.
 struct Prepared {
     publish: Arc<Publish>,
+    /// Whether it comes back when it reaches no queue.
+    mandatory: bool,
     exchange: ShortString,
     routing_key: ShortString,
     properties: BasicProperties,
@@ -63,7 +65,7 @@ struct Prepared {
 /// A caller, and where its publish went.
 struct Waiting {
     publish: Arc<Publish>,
-    done: Done,
+    done: Option<Done>,
 }
 
 type Done = oneshot::Sender<Result<(), PublishError>>;
@@ -73,7 +75,7 @@ fn prepare(window: Vec<Pending>) -> (Vec<Waiting>, Vec<Prepared>) {
     let mut waiting = Vec::with_capacity(window.len());
     let mut prepared = Vec::with_capacity(window.len());
     for Pending { publish, done } in window {
-        match prepare_one(publish.clone(), prepared.len()) {
+        match prepare_one(publish.clone(), done.is_some(), prepared.len()) {
             Ok(ready) => {
                 prepared.push(ready);
                 waiting.push(Waiting { publish, done });
@@ -84,19 +86,20 @@ fn prepare(window: Vec<Pending>) -> (Vec<Waiting>, Vec<Prepared>) {
     (waiting, prepared)
 }
 
-fn prepare_one(publish: Arc<Publish>, place: usize) -> Result<Prepared, Fault> {
+fn prepare_one(publish: Arc<Publish>, mandatory: bool, place: usize) -> Result<Prepared, Fault> {
     Ok(Prepared {
         exchange: short_string(&publish.exchange)?,
         routing_key: short_string(&publish.routing_key)?,
         properties: basic_properties(&publish.message.properties)?.with_message_id(place.to_string().into()),
+        mandatory,
         publish,
     })
 }
 
 #[expect(clippy::disallowed_methods, reason = "this is the publisher")]
 async fn send(channel: &Channel, ready: Prepared) -> Result<Confirmation, lapin::Error> {
-    let options = BasicPublishOptions { mandatory: true, immediate: false };
-    let Prepared { publish, exchange, routing_key, properties } = ready;
+    let Prepared { publish, mandatory, exchange, routing_key, properties } = ready;
+    let options = BasicPublishOptions { mandatory, immediate: false };
     channel.basic_publish(exchange, routing_key, options, &publish.message.body, properties).await?.await
 }
 
@@ -180,7 +183,10 @@ fn place_of(message: &lapin::message::BasicReturnMessage) -> Option<(usize, Stri
     Some((place, message.reply_text.to_string()))
 }
 
-fn answer(done: Done, verdict: Result<(), PublishError>) {
-    // The caller may have given up waiting; then nobody wants the verdict.
-    let _ = done.send(verdict);
+/// Tells whoever waits for it.
+pub(super) fn answer(done: Option<Done>, verdict: Result<(), PublishError>) {
+    if let Some(done) = done {
+        // The caller may have given up waiting; then nobody wants the verdict.
+        let _ = done.send(verdict);
+    }
 }

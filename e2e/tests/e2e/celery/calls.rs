@@ -58,6 +58,7 @@ fn reports(told: &Value) {
     assert_eq!((&told["reports"]["value"], &all[0][0]), (&json!(42), &json!("STARTED")), "{told:#}");
     assert!(all.contains(&progress(0)) && all.contains(&progress(1)), "{all:?}");
     assert_eq!(all.last(), Some(&json!(["SUCCESS", 42])));
+    assert_eq!(told["last_words"], json!([["SUCCESS"], 201]));
     let retry = &told["retried"]["told"][0];
     assert_eq!((&retry[0], &retry[1]["exc_type"]), (&json!("RETRY"), &json!("Flaky")));
     assert_eq!((&told["retried"]["value"], &told["retried"]["told"][1]), (&json!(1), &json!(["SUCCESS", 1])));
