@@ -141,7 +141,7 @@ fn routes(config: &mut web::ServiceConfig) {
             web::resource("/v1/tasks/batch")
                 .guard(guard::Not(guard::Any(guard::Get()).or(guard::Head()).or(guard::Delete())))
                 .route(web::post().to(batch::batch))
-                .default_service(other("GET, HEAD, POST, DELETE")),
+                .default_service(other("POST")),
         )
         .service(
             web::resource("/v1/tasks/{id}")
@@ -178,7 +178,7 @@ fn dead_letter_routes(config: &mut web::ServiceConfig) {
             web::resource("/v1/dead-letters/replay")
                 .guard(guard::Not(guard::Any(guard::Get()).or(guard::Head()).or(guard::Delete())))
                 .route(web::post().to(dead_letters::bulk::replay))
-                .default_service(other("GET, HEAD, POST, DELETE")),
+                .default_service(other("POST")),
         )
         .service(
             web::resource("/v1/dead-letters/{id}")
