@@ -198,10 +198,15 @@ struct Supervised {
 }
 
 impl Supervised {
-    async fn start(binary: &str, port: u16, dir: &Path, mut env: Env) -> Result<Self> {
+    async fn start(binary: &str, port: u16, dir: &Path, env: Env) -> Result<Self> {
         let listen = format!("127.0.0.1:{}", ports::free_or(port)?);
-        env.insert(format!("{}_LISTEN", binary.to_uppercase()), listen);
-        let mut service = Service::start(binary, binary, dir, &env).await?;
+        let mut usual = env.clone();
+        usual.insert(format!("{}_LISTEN", binary.to_uppercase()), listen);
+        let mut service = match Service::start(binary, binary, dir, &usual).await {
+            // Somebody else took the usual port meanwhile.
+            Err(error) if error.to_string().contains("in use") => Service::start(binary, binary, dir, &env).await?,
+            started => started?,
+        };
         service.silence();
         Ok(Self { service, since: Instant::now(), pause: BACKOFF.0 })
     }

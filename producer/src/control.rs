@@ -78,7 +78,7 @@ impl Control {
     }
 
     /// Whoever may publish to `workers` may ask, but the answer goes to a worker's queue only. A worker repeats its question
-    /// until it has the answer, so one that was answered is passed over.
+    /// until it has the answer: one that was answered is passed over, and one that cannot be answered just now is not.
     async fn answer(
         &self,
         question: Message,
@@ -94,9 +94,16 @@ impl Control {
             tracing::warn!("a question that names no worker's queue");
             return Ok(());
         };
+        let mut link = self.publisher.watch();
+        if !link.borrow_and_update().is_ready() {
+            return Ok(());
+        }
         let to = To::One { queue, question: properties.correlation_id.clone() };
         self.tell_all(&to, pauses).await?;
         self.say(&to, &Command::Answered).await;
+        if link.has_changed().unwrap_or(true) {
+            return Ok(());
+        }
         answered.extend(properties.correlation_id);
         if answered.len() > QUESTIONS {
             answered.pop_front();
@@ -161,5 +168,35 @@ impl Control {
         while self.publisher.link().is_ready() && !self.publisher.publish_transient(publish.clone()) {
             sleep(PAUSE).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use protocol::amqp::{Address, AmqpUrl, Broker};
+    use protocol::message::Properties;
+    use protocol::topology::Table;
+    use tokio_util::task::TaskTracker;
+
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_question_that_came_before_the_broker_is_not_passed_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let url = format!("sqlite:{}", dir.path().join("errand.db").display());
+        let store = Store::open(&url, &TaskTracker::new()).await.unwrap();
+        let address = Address { url: AmqpUrl::parse("amqp://127.0.0.1:1").unwrap(), tls: None };
+        let broker = Broker::new(address, "test").unwrap();
+        let (publisher, _never_connected) = Publisher::new(broker, Table::default());
+        let topology = Topology::new("errand.");
+        let asks = topology.control_queue("w1").queues[0].name.clone();
+        let control = Control::new(store, publisher, topology, vec!["default".to_owned()]);
+        let properties =
+            Properties { reply_to: Some(asks), correlation_id: Some("q".to_owned()), ..Properties::default() };
+        let question = Message { properties, body: Vec::new() };
+        let mut answered = VecDeque::new();
+        let mut pauses = control.store.paused_queues();
+        control.answer(question, &mut answered, &mut pauses).await.unwrap();
+        assert!(answered.is_empty());
     }
 }
