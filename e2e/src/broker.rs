@@ -3,6 +3,7 @@
 mod depth;
 mod layout;
 mod management;
+mod release;
 mod wire;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -19,10 +20,11 @@ use tokio::time::{sleep, timeout};
 
 pub use depth::Depth;
 pub use management::{Management, Message};
+pub use release::Release;
 pub use wire::{Answer, Login, Method, Wire};
 
 use crate::guard::Process;
-use crate::until;
+use crate::{config, until};
 use layout::Layout;
 
 const READY: Duration = Duration::from_mins(1);
@@ -33,6 +35,8 @@ const POLL: Duration = Duration::from_millis(50);
 /// How a node is to be started. The default is an empty node with the user guest.
 #[derive(Debug, Clone)]
 pub struct Options {
+    /// Which RabbitMQ it is: by default what `ERRAND_RABBITMQ` says.
+    pub release: Release,
     /// A definitions file to load. There is no guest then: `credentials` must name one of its users.
     pub definitions: Option<PathBuf>,
     /// The user and password for URLs and the management API.
@@ -49,6 +53,7 @@ impl Default for Options {
     fn default() -> Self {
         let guest = || "guest".to_owned();
         Self {
+            release: config::release(),
             definitions: None,
             credentials: (guest(), guest()),
             config: String::new(),
@@ -226,6 +231,13 @@ impl Broker {
     /// Stops the node as an operator does and starts it again.
     pub async fn restart(&mut self) -> Result<()> {
         self.stop().await?;
+        self.start_again().await
+    }
+
+    /// Kills the node, deletes its data, virtual hosts and users included, and starts it again on the same ports.
+    pub async fn wipe(&mut self) -> Result<()> {
+        self.kill()?;
+        self.layout.wipe()?;
         self.start_again().await
     }
 

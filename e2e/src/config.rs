@@ -1,8 +1,10 @@
-//! Owns the environment that `deploy/up` passes on.
+//! Owns the environment that `deploy/up` and `deploy/test` pass on.
 #![expect(clippy::disallowed_methods, reason = "this is where the environment is read")]
 
 use std::env::var;
 use std::path::PathBuf;
+
+use crate::broker::Release;
 
 /// What `up` is told.
 #[derive(Debug)]
@@ -21,7 +23,6 @@ impl Config {
     /// Reads the environment. An empty variable counts as unset.
     #[must_use]
     pub fn from_env() -> Self {
-        let read = |name| var(name).ok().filter(|value| !value.is_empty());
         Self {
             amqp_url: read("AMQP_URL"),
             data: read("ERRAND_DATA").map(PathBuf::from),
@@ -29,4 +30,14 @@ impl Config {
             log: read("RUST_LOG").unwrap_or_else(|| "info".to_owned()),
         }
     }
+}
+
+/// `ERRAND_RABBITMQ`: the RabbitMQ of nodes that are not asked for another.
+#[must_use]
+pub fn release() -> Release {
+    read("ERRAND_RABBITMQ").map_or(Release::Distribution, Release::Installed)
+}
+
+fn read(name: &str) -> Option<String> {
+    var(name).ok().filter(|value| !value.is_empty())
 }

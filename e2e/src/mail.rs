@@ -1,7 +1,7 @@
 //! Owns a private SMTP server (aiosmtpd), and shows what it accepted as another program reads it.
 
 use std::net::Ipv4Addr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use tokio::time::sleep;
 
 use crate::broker::tail;
 use crate::guard::{self, Launch, Process};
-use crate::{Env, ports, until};
+use crate::{Env, installed, ports, until};
 
 /// A recipient's name says what becomes of the mail: see there.
 const SERVER: &str = include_str!("mail_server.py");
@@ -112,8 +112,5 @@ impl MailServer {
 
 /// The interpreter of the environment that `deploy/install --test` makes in the build's directory.
 pub fn python() -> Result<PathBuf> {
-    let current = std::env::current_exe()?;
-    let mut near = current.ancestors().map(|dir| dir.join("python/bin/python")).take(5);
-    near.find(|path| Path::is_file(path))
-        .context("no Python with the packages of e2e/requirements.txt: run `deploy/install --test` first")
+    installed("python/bin/python", "deploy/install --test")
 }

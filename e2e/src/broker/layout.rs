@@ -1,4 +1,4 @@
-//! Owns a node's directory, ports, files and environment: how a distribution's RabbitMQ becomes a private one.
+//! Owns a node's directory, ports, files and environment: how an installed RabbitMQ becomes a private one.
 
 use std::ffi::OsString;
 use std::fs;
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use nix::unistd::{Gid, Uid, User};
 
-use super::Options;
+use super::{Options, release};
 use crate::guard::{self, Launch};
 use crate::{Env, ports};
 
@@ -17,11 +17,14 @@ const SERVER: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
 const CTL: &str = "/usr/lib/rabbitmq/bin/rabbitmqctl";
 const EPMD: &str = "/usr/bin/epmd";
 
+const DATA: &str = "mnesia";
+
 /// No busy waiting: on few cores the schedulers would spin away time that the services need.
 const ERL_ARGS: &str = "-kernel inet_dist_use_interface {127,0,0,1} +sbwt none +sbwtdcpu none +sbwtdio none";
 
 #[derive(Debug)]
 pub(super) struct Layout {
+    tree: Option<PathBuf>,
     dir: PathBuf,
     user: Option<(Uid, Gid)>,
     pub(super) amqp: u16,
@@ -34,6 +37,7 @@ impl Layout {
     /// Chooses ports and writes the files. Data that `dir` holds already is kept.
     pub(super) fn create(dir: &Path, options: &Options) -> Result<Self> {
         let layout = Self {
+            tree: options.release.tree()?,
             dir: dir.to_owned(),
             user: unprivileged()?,
             amqp: ports::free()?,
@@ -41,10 +45,8 @@ impl Layout {
             epmd: ports::free()?,
             dist: ports::free()?,
         };
-        for part in ["", "home", "mnesia", "log", "conf.d", "generated"] {
-            let path = dir.join(part);
-            fs::create_dir_all(&path).with_context(|| format!("creating {}", path.display()))?;
-            layout.give(&path)?;
+        for part in ["", "home", DATA, "log", "conf.d", "generated"] {
+            layout.directory(part)?;
         }
         layout.write("enabled_plugins", "[rabbitmq_management].\n")?;
         layout.write("rabbitmq.conf", &layout.config(options)?)?;
@@ -73,6 +75,18 @@ impl Layout {
         Ok(config.join("\n"))
     }
 
+    /// Deletes the data of a node that does not run.
+    pub(super) fn wipe(&self) -> Result<()> {
+        fs::remove_dir_all(self.dir.join(DATA))?;
+        self.directory(DATA)
+    }
+
+    fn directory(&self, name: &str) -> Result<()> {
+        let path = self.dir.join(name);
+        fs::create_dir_all(&path).with_context(|| format!("creating {}", path.display()))?;
+        self.give(&path)
+    }
+
     fn write(&self, name: &str, text: &str) -> Result<()> {
         let path = self.dir.join(name);
         if path.exists() {
@@ -97,7 +111,7 @@ impl Layout {
             ("RABBITMQ_CONF_ENV_FILE", "/dev/null".to_owned()),
             ("RABBITMQ_NODENAME", "errand@localhost".to_owned()),
             ("RABBITMQ_BASE", path("")),
-            ("RABBITMQ_MNESIA_BASE", path("mnesia")),
+            ("RABBITMQ_MNESIA_BASE", path(DATA)),
             ("RABBITMQ_LOG_BASE", path("log")),
             ("RABBITMQ_CONFIG_FILE", path("rabbitmq.conf")),
             ("RABBITMQ_CONFIG_FILES", path("conf.d")),
@@ -124,13 +138,17 @@ impl Layout {
     }
 
     fn launch(&self, program: &str, args: &[&str], log: PathBuf) -> Launch {
-        Launch {
+        let launch = Launch {
             program: program.into(),
             args: args.iter().map(OsString::from).collect(),
             env: self.env(),
             dir: self.dir.clone(),
             log,
             user: self.user,
+        };
+        match &self.tree {
+            Some(tree) => release::inside(tree, launch),
+            None => launch,
         }
     }
 

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use e2e::guard::{Launch, Process};
-use e2e::{Env, Pair, broker};
+use e2e::{Env, Pair, broker, installed};
 use serde_json::Value;
 use tokio::process::Command;
 use tokio::time::timeout;
@@ -73,7 +73,5 @@ fn folder() -> PathBuf {
 }
 
 fn python(version: &str) -> Result<PathBuf> {
-    let current = std::env::current_exe()?;
-    let mut near = current.ancestors().map(|dir| dir.join(format!("python-celery-{version}/bin/python"))).take(5);
-    near.find(|path| path.is_file()).context("no Python with Celery: run `deploy/install --test` first")
+    installed(&format!("python-celery-{version}/bin/python"), "deploy/install --test")
 }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use e2e::broker::{self, Broker, Options};
-use e2e::{procfs, until};
+use e2e::broker::{self, Broker, Options, Release};
+use e2e::{config, procfs, until};
 use futures_util::future::try_join_all;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -61,7 +61,7 @@ async fn a_binding_that_was_deleted_can_be_restored() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_node_keeps_its_durable_queue_when_stopped_and_when_killed() -> Result<()> {
+async fn a_node_keeps_its_durable_queue_when_stopped_and_when_killed_but_not_when_wiped() -> Result<()> {
     let mut broker = Broker::start(Options::default()).await?;
     declare(&broker, "/", "work").await?;
     publish(&broker, "/", "work", "one").await?;
@@ -77,6 +77,20 @@ async fn a_node_keeps_its_durable_queue_when_stopped_and_when_killed() -> Result
     assert!(broker.cpu_time()? > Duration::ZERO);
     let listed: Value = serde_json::from_str(&broker.ctl(&["-q", "list_queues", "--formatter", "json"]).await?)?;
     assert_eq!(listed[0]["name"], "work");
+    broker.wipe().await?;
+    assert_eq!(broker.amqp_url("/"), url);
+    assert!(broker.management().queues("/").await?.is_empty());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_node_is_of_the_release_that_was_asked_for() -> Result<()> {
+    let overview = broker::shared().await?.management().call(Method::GET, &["overview"], None).await?;
+    let release = config::release();
+    assert_eq!(overview["rabbitmq_version"], release.version()?);
+    if let Release::Installed(number) = release {
+        assert!(overview["rabbitmq_version"].as_str().is_some_and(|version| version.starts_with(&number)), "{number}");
+    }
     Ok(())
 }
 

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use e2e::broker::Release;
 use e2e::guard::{self, Launch, Process};
-use e2e::{Env, procfs, until, users};
+use e2e::{Env, config, procfs, until, users};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -21,6 +22,9 @@ fn up(home: &Path, env: &[(&str, &str)]) -> Result<(Process, PathBuf)> {
     std::fs::create_dir(&work)?;
     std::fs::set_permissions(&work, PermissionsExt::from_mode(0o711))?;
     let mut all = Env::from([("TMPDIR".to_owned(), work.display().to_string())]);
+    if let Release::Installed(number) = config::release() {
+        all.insert("ERRAND_RABBITMQ".to_owned(), number);
+    }
     all.extend(env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
     let program = env!("CARGO_BIN_EXE_up").into();
     let launch = Launch { program, args: Vec::new(), env: all, dir: home.to_owned(), log: log.clone(), user: None };

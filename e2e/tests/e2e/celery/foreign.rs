@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use e2e::guard::Process;
 use e2e::pair::Builder;
-use e2e::{Pair, broker};
+use e2e::{Pair, broker, until};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -41,6 +41,46 @@ async fn replay(pair: &Pair, id: &str) -> Result<()> {
     let answer = pair.client().send(pair.client().request(Method::POST, &format!("/v1/tasks/{id}/retry"))).await?;
     ensure!(answer.status == 202, "{}", answer.text);
     Ok(())
+}
+
+/// A fact of the broker's about an object, but for whose it is.
+const FACTS: [&str; 6] = ["type", "durable", "auto_delete", "internal", "exclusive", "arguments"];
+
+fn facts(object: &Value) -> Value {
+    FACTS.iter().map(|fact| ((*fact).to_owned(), object[fact].clone())).collect()
+}
+
+/// The exchanges of Celery's events and remote control, and a worker's queue for commands, as the broker has them.
+async fn celerys_objects(pair: &Pair) -> Result<Vec<Value>> {
+    let (api, vhost) = (&pair.broker().management, pair.vhost());
+    until("what is Celery's", SOON, async || {
+        let queues = api.queues(vhost).await?;
+        let mailbox = queues.iter().find(|name| name.ends_with(".celery.pidbox")).context("no mailbox")?;
+        let mut objects = vec![api.queue(vhost, mailbox).await?];
+        for exchange in ["celeryev", "celery.pidbox", "reply.celery.pidbox"] {
+            objects.push(api.call(Method::GET, &["exchanges", vhost, exchange], None).await?);
+        }
+        Ok(objects.iter().map(facts).collect())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn what_is_celerys_is_declared_as_a_stock_worker_declares_it() -> Result<()> {
+    let ours = Pair::on(broker::shared().await?).start().await?;
+    let declared = celerys_objects(&ours).await?;
+    for version in VERSIONS {
+        let pair = builder().await?.start().await?;
+        let _worker = worker(&pair, version).await?;
+        let mut stock = celerys_objects(&pair).await?;
+        if version == "5.3.6" {
+            // It knew no exclusive mailbox yet.
+            stock[0]["exclusive"] = json!(true);
+        }
+        assert_eq!(declared, stock, "Celery {version}");
+        pair.stop().await?;
+    }
+    ours.stop().await
 }
 
 #[tokio::test]
