@@ -55,6 +55,7 @@ fn start<T: Args>(tasks: impl FnOnce(&T) -> anyhow::Result<Registry>) -> anyhow:
         }
         _ => {
             cli.settings.log.init()?;
+            cli.settings.faults.arm();
             if serve(cli.settings.check()?, registry)? == Ended::Restart {
                 return Err(again());
             }

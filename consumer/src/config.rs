@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use protocol::amqp::Address;
+use protocol::faults::FaultSettings;
 use protocol::settings::{BadSetting, BrokerSettings, LogSettings, duration};
 use protocol::topology::Topology;
 
@@ -55,6 +56,10 @@ pub struct Settings {
     /// What and how to log.
     #[command(flatten)]
     pub log: LogSettings,
+
+    /// What goes wrong on purpose, in a build that knows how.
+    #[command(flatten)]
+    pub faults: FaultSettings,
 
     /// Where health and metrics listen
     #[arg(long, env = "CONSUMER_LISTEN", default_value = "127.0.0.1:8081")]

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use tempfile::TempDir;
 
 use crate::broker::{Broker, Depth, Endpoint};
+use crate::service::FAULTS;
 use crate::{Client, Env, Service, guard};
 
 /// The consumer's own grace is 30 s.
@@ -25,6 +26,7 @@ pub struct Builder {
     consumer: Env,
     consumers: usize,
     worker: String,
+    faults: bool,
     producer_via: Option<SocketAddr>,
     consumer_via: Option<SocketAddr>,
 }
@@ -64,6 +66,13 @@ impl Builder {
         self
     }
 
+    /// The services know `FAULTS` and `SEEDED_BUG`.
+    #[must_use]
+    pub fn with_faults(mut self) -> Self {
+        self.faults = true;
+        self
+    }
+
     /// The producer reaches the broker through this address, a proxy's.
     #[must_use]
     pub fn producer_via(mut self, proxy: SocketAddr) -> Self {
@@ -98,14 +107,15 @@ impl Builder {
         producer_env.extend(self.producer);
         let mut consumer_env = common(self.consumer_via);
         consumer_env.extend(self.consumer);
-        let producer = Service::start("producer", "producer", dir.path(), &producer_env).await?;
+        let build = |binary: &str| if self.faults { format!("{FAULTS}/{binary}") } else { binary.to_owned() };
+        let producer = Service::start(&build("producer"), "producer", dir.path(), &producer_env).await?;
         let client = Client::new(producer.address())?;
         let mut pair = Pair {
             client,
             producer,
             consumers: Vec::new(),
             consumer_env,
-            worker: self.worker,
+            worker: build(&self.worker),
             store,
             broker: self.broker,
             vhost: self.vhost,
@@ -152,6 +162,7 @@ impl Pair {
             consumer: Env::new(),
             consumers: 1,
             worker: "consumer".to_owned(),
+            faults: false,
             producer_via: None,
             consumer_via: None,
         }

@@ -13,6 +13,9 @@ use crate::broker::tail;
 use crate::guard::{Launch, Process};
 use crate::{Env, client, ports};
 
+/// Where the binaries with failpoints are, below those without.
+pub const FAULTS: &str = "faults";
+
 const READY: Duration = Duration::from_mins(1);
 const POLL: Duration = Duration::from_millis(20);
 
@@ -28,8 +31,8 @@ pub struct Service {
 }
 
 impl Service {
-    /// Starts `binary` (the producer, or a worker) in `dir` and waits until it is ready. `name` is for messages and the
-    /// log's file name. It gets a free port unless `env` has `PRODUCER_LISTEN` or `CONSUMER_LISTEN`.
+    /// Starts `binary` (the producer, or a worker, as [`built`] takes it) in `dir` and waits until it is ready. `name` is
+    /// for messages and the log's file name. It gets a free port unless `env` has `PRODUCER_LISTEN` or `CONSUMER_LISTEN`.
     pub async fn start(binary: &str, name: &str, dir: &Path, env: &Env) -> Result<Self> {
         let mut tries = 0;
         loop {
@@ -46,7 +49,7 @@ impl Service {
 
     /// Starts it and does not wait: for what happens when it cannot become ready.
     pub fn spawn(binary: &str, name: &str, dir: &Path, env: &Env) -> Result<Self> {
-        let listen = if binary == "producer" { "PRODUCER_LISTEN" } else { "CONSUMER_LISTEN" };
+        let listen = if binary.ends_with("producer") { "PRODUCER_LISTEN" } else { "CONSUMER_LISTEN" };
         let mut env = env.clone();
         let address = match env.get(listen) {
             Some(address) => address.parse().with_context(|| format!("{listen}={address}"))?,
@@ -144,6 +147,14 @@ impl Service {
         self.process.signal(Signal::SIGCONT)
     }
 
+    /// Sets a variable for its next start, or takes it away.
+    pub fn set_env(&mut self, name: &str, value: Option<&str>) {
+        match value {
+            Some(value) => self.launch.env.insert(name.to_owned(), value.to_owned()),
+            None => self.launch.env.remove(name),
+        };
+    }
+
     /// Kills it if it still runs and starts it again with the same environment on the same port, appending to its log.
     pub async fn restart(&mut self) -> Result<()> {
         self.process.kill()?;
@@ -202,9 +213,11 @@ impl Drop for Service {
     }
 }
 
-/// A binary of this workspace, beside the executable that runs (tests run one directory below).
+/// A binary of this workspace, beside the executable that runs (tests run one directory below); below [`FAULTS`] one
+/// that knows them.
 pub fn built(binary: &str) -> Result<PathBuf> {
     let current = std::env::current_exe()?;
     let found = current.ancestors().skip(1).take(2).map(|dir| dir.join(binary)).find(|path| path.is_file());
-    found.with_context(|| format!("no {binary} near {}: run `cargo build --workspace --bins` first", current.display()))
+    let build = if binary.starts_with(FAULTS) { "deploy/build-faults" } else { "cargo build --workspace --bins" };
+    found.with_context(|| format!("no {binary} near {}: run `{build}` first", current.display()))
 }

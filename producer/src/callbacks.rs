@@ -14,6 +14,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use protocol::faults::{Point, point};
 use protocol::timestamp::now_ms;
 use tokio::task::{Id, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -132,7 +133,9 @@ impl Posts {
 async fn attempt(store: Store, post: Arc<Post>, id: String) {
     match store.callback(&id).await {
         Ok(Some(due)) => {
+            point(Point::CallbackDue).await;
             let outcome = post.send(&due).await;
+            point(Point::CallbackPosted).await;
             let standing = schedule::after(outcome, due.attempts, now_ms());
             tell(&due, &standing);
             while let Err(error) = store.mark_callback(&id, standing.clone()).await {

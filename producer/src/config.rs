@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use protocol::amqp::Address;
+use protocol::faults::FaultSettings;
 use protocol::settings::{BadSetting, BrokerSettings, LogSettings, duration, secret_file};
 use protocol::topology::Topology;
 
@@ -93,6 +94,10 @@ pub struct Settings {
     /// What and how to log.
     #[command(flatten)]
     pub log: LogSettings,
+
+    /// What goes wrong on purpose, in a build that knows how.
+    #[command(flatten)]
+    pub faults: FaultSettings,
 
     /// Where the HTTP API listens
     #[arg(long, env = "PRODUCER_LISTEN", default_value = "127.0.0.1:8080")]

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use protocol::amqp::{Publish, Publisher};
 use protocol::control::{Control as Command, MAX_IDS, TELL_INTERVAL};
+use protocol::faults::{Point, point};
 use protocol::message::Message;
 use protocol::topology::Topology;
 use tokio::sync::{mpsc, watch};
@@ -63,6 +64,7 @@ impl Control {
                     Ok(())
                 }
                 revoked = self.store.untold() => {
+                    point(Point::RevokeStored).await;
                     self.tell_revoked(&To::All, revoked).await;
                     Ok(())
                 }

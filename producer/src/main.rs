@@ -49,6 +49,7 @@ fn run() -> anyhow::Result<ExitCode> {
         None => {
             protocol::amqp::install_crypto_provider();
             cli.settings.log.init()?;
+            cli.settings.faults.arm();
             runtime.block_on(app::run(cli.settings.check()?))
         }
     };

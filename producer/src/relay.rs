@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use protocol::amqp::{Publish, PublishError, Publisher};
+use protocol::faults::{Point, point};
 use protocol::message::Message;
 use protocol::task::TaskMessage;
 use protocol::timestamp::{from_unix_ms, now_ms};
@@ -107,6 +108,7 @@ impl Relay {
         if due.is_empty() {
             return Ok(Progress::Idle);
         }
+        point(Point::RelayTaken).await;
         let taken: Vec<String> = due.iter().map(|task| task.id.clone()).collect();
         let published = self.publish(due, stop).await;
         self.store.let_go(taken.iter()).await;
@@ -129,6 +131,7 @@ impl Relay {
                 }
             }
         }
+        point(Point::RelayConfirmed).await;
         metrics::counter!("errand_relay_published_total").increment(published.len() as u64);
         let to = if self.route.foreign { HandedTo::Celery(now_ms()) } else { HandedTo::Workers };
         self.mark(published.into(), to, stop).await;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use protocol::amqp::{Broker, Delivery, Publish, Publisher};
 use protocol::dead_letter::{Verdict, dead_letter};
+use protocol::faults::{Point, point};
 use protocol::json;
 use protocol::lost::{LostNotice, LostReason};
 use protocol::message::truncate;
@@ -125,6 +126,7 @@ impl Replies {
     async fn record(&self, batch: Batch) {
         let Batch { children, submissions, reports, lost, mut unreadable, last } = batch;
         let (children, reports) = (children.into(), reports.into());
+        point(Point::RepliesReceived).await;
         let orphans = loop {
             match self.store_all(&children, &reports, &lost).await {
                 Ok(orphans) => break orphans,
@@ -133,6 +135,10 @@ impl Replies {
             }
             sleep(PAUSE).await;
         };
+        point(Point::RepliesStored).await;
+        if !submissions.is_empty() {
+            point(Point::ChildrenStored).await;
+        }
         let mut recorded: Vec<(usize, Delivery)> = last.into_iter().collect();
         for (number, (place, delivery)) in submissions.into_iter().enumerate() {
             if orphans.contains(&number) {
@@ -164,9 +170,11 @@ impl Replies {
             orphans = counted.orphans;
         }
         if !lost.is_empty() {
+            point(Point::LostReceived).await;
             self.mend(lost).await;
             let counted = self.store.put_back(lost.to_vec(), now_ms()).await?;
             metrics::counter!("errand_lost_total").increment(counted);
+            point(Point::LostStored).await;
         }
         Ok(orphans)
     }

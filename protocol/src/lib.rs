@@ -7,6 +7,7 @@ pub mod amqp;
 pub mod backoff;
 pub mod control;
 pub mod dead_letter;
+pub mod faults;
 pub mod healthcheck;
 pub mod heartbeat;
 pub mod json;

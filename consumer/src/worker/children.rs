@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use protocol::amqp::{Publish, PublishError};
 use protocol::backoff::Backoff;
+use protocol::faults::{Point, point};
 use protocol::message::Message;
 use protocol::task::TaskMessage;
 use protocol::task::forward::forward_of;
@@ -38,7 +39,10 @@ impl Settle {
                 self.publisher.publish(publish.clone()).await
             };
             match timeout_at(deadline, attempt).await {
-                Ok(Ok(())) => return Ok(()),
+                Ok(Ok(())) => {
+                    point(Point::ChildConfirmed).await;
+                    return Ok(());
+                }
                 Ok(Err(PublishError::Malformed(why))) => return Err(SubmitError::Invalid(why)),
                 Ok(Err(error)) => last = error.to_string(),
                 Err(_) => return Err(SubmitError::Unavailable(last)),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use protocol::amqp::Delivery;
+use protocol::faults::{Point, point};
 use protocol::message::Message;
 use protocol::reply::ErrorInfo;
 use protocol::retry::RetryPolicy;
@@ -183,6 +184,7 @@ async fn attempt(worker: &Arc<Worker>, key: &Key, task: &Task, message: &Message
     let run = Attempt { worker, key, origin: &origin, handler, place };
     match run.run(pass).await {
         Ok((outcome, started_at)) => {
+            point(Point::RunEnded).await;
             let outcome = unless_stopping(outcome, worker.stop.is_cancelled());
             let outcome = unless_revoked(outcome, worker.remote.revoked(task));
             dispose(worker, &origin, outcome, policy, Some(started_at)).await

@@ -7,6 +7,7 @@ use futures_util::future::join_all;
 use protocol::amqp::{Delivery, Publish, PublishError, Publisher};
 use protocol::backoff::Backoff;
 use protocol::dead_letter::{Verdict, dead_letter};
+use protocol::faults::{Point, point};
 use protocol::message::{DELAY, Message, truncate};
 use protocol::redaction::Redactions;
 use protocol::reply::{ErrorInfo, Reply, Report};
@@ -101,6 +102,10 @@ impl Settle {
     /// Publishes all that follows, for as long as it takes: until then the delivery stays unacked. A client that has the
     /// result finds its successors at the broker.
     pub(super) async fn publish(&self, origin: &Origin<'_>, followup: Followup) -> Due {
+        let window = match followup {
+            Followup::Disposed(Disposition::Retry { .. }, _) => Point::RetryConfirmed,
+            _ => Point::SettleConfirmed,
+        };
         let (publishes, due) = match followup {
             Followup::Forward(wait) => {
                 let mut forward = forward_of(origin.message, wait);
@@ -115,6 +120,7 @@ impl Settle {
         };
         let durable = origin.task.durable_reply;
         join_all(publishes.into_iter().map(|publish| self.confirmed(publish, durable))).await;
+        point(window).await;
         due
     }
 

@@ -16,6 +16,7 @@ mod contract;
 mod dead_letters;
 mod documents;
 mod events;
+mod failpoints;
 mod faults;
 mod fetch;
 mod files;

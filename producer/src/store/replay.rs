@@ -3,6 +3,7 @@
 //! A row goes on at the next attempt, which no report of its life before reaches (`Standing::replayed`), and with the next
 //! publish, so that a late mark or loss of an earlier one is not taken for its own.
 
+use protocol::faults::{Point, point};
 use protocol::state::State;
 use serde_json::value::RawValue;
 use sqlx::{Row, SqliteConnection};
@@ -122,7 +123,9 @@ impl Store {
     /// # Errors
     /// The store failed and nothing changed.
     pub async fn replay(&self, replay: Replay) -> Result<Replayed, StoreError> {
-        self.write(|done| Write::Replay(replay, done)).await
+        let replayed = self.write(|done| Write::Replay(replay, done)).await;
+        point(Point::ReplayStored).await;
+        replayed
     }
 
     /// Replays the dead letters of now that match, oldest first. What a rate holds back waits in the store for its time,
@@ -151,6 +154,7 @@ impl Store {
             if !letters.is_empty() {
                 let chunk = ReplayChunk { letters, now: pace.start };
                 let (replayed, beyond) = self.write(|done| Write::ReplayLetters(chunk, done)).await?;
+                point(Point::ReplayStored).await;
                 bulk.letters += replayed;
                 if beyond.is_some() {
                     return Ok(Bulk { more: true, beyond, ..bulk });

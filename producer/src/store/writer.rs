@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
+use protocol::faults::{Point, point};
 use sqlx::SqliteConnection;
 use sqlx::sqlite::SqliteOperation;
 use tokio::sync::mpsc;
@@ -128,7 +129,9 @@ impl Writer {
         if let Some(error) = failed {
             return Err(error);
         }
+        point(Point::StoreCommitting).await;
         sqlx::query("COMMIT").execute(connection).await?;
+        point(Point::StoreCommitted).await;
         Ok(())
     }
 }

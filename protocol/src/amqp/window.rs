@@ -16,6 +16,7 @@ use super::convert::{basic_properties, short_string};
 use super::fault::Fault;
 use super::link::{self, Link};
 use super::publish::{Publish, PublishError};
+use crate::faults::{Point, point};
 
 /// How long the broker may say nothing to a window while it does not block publishers.
 const CONFIRM_DEADLINE: Duration = Duration::from_secs(30);
@@ -100,7 +101,9 @@ fn prepare_one(publish: Arc<Publish>, mandatory: bool, place: usize) -> Result<P
 async fn send(channel: &Channel, ready: Prepared) -> Result<Confirmation, lapin::Error> {
     let Prepared { publish, mandatory, exchange, routing_key, properties } = ready;
     let options = BasicPublishOptions { mandatory, immediate: false };
-    channel.basic_publish(exchange, routing_key, options, &publish.message.body, properties).await?.await
+    let confirm = channel.basic_publish(exchange, routing_key, options, &publish.message.body, properties).await?;
+    point(Point::PublishSent).await;
+    confirm.await
 }
 
 /// What the broker said, by place; `None` while it has said nothing.
