@@ -9,6 +9,7 @@ use e2e::{Pair, broker, until};
 use reqwest::Method;
 use serde_json::{Value, json};
 
+use super::control::celery;
 use super::{VERSIONS, folder, serve};
 
 /// A worker of Python's needs some seconds to start, more on a busy machine.
@@ -72,6 +73,8 @@ async fn what_is_celerys_is_declared_as_a_stock_worker_declares_it() -> Result<(
     for version in VERSIONS {
         let pair = builder().await?.start().await?;
         let _worker = worker(&pair, version).await?;
+        // What answers go through is there once somebody has asked.
+        celery(&pair, version, &["inspect", "-t", "5", "ping"]).await?;
         let mut stock = celerys_objects(&pair).await?;
         if version == "5.3.6" {
             // It knew no exclusive mailbox yet.
