@@ -33,7 +33,9 @@ pub fn free_or(preferred: u16) -> Result<u16> {
     if is_free(preferred) { Ok(preferred) } else { free() }
 }
 
-fn is_free(port: u16) -> bool {
+/// Whether nobody listens on a loopback port.
+#[must_use]
+pub fn is_free(port: u16) -> bool {
     TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
 }
 

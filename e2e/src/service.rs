@@ -5,18 +5,19 @@ use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 use tokio::time::sleep;
 
 use crate::broker::tail;
 use crate::guard::{Launch, Process};
-use crate::{Env, client, ports};
+use crate::{Env, client, ports, until};
 
 /// Where the binaries with failpoints are, below those without.
 pub const FAULTS: &str = "faults";
 
 const READY: Duration = Duration::from_mins(1);
+const LISTENER: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(20);
 
 /// One of the two services, running. Dropping it kills it and prints the end of its log, which the test harness shows
@@ -156,8 +157,17 @@ impl Service {
     }
 
     /// Kills it if it still runs and starts it again with the same environment on the same port, appending to its log.
+    ///
+    /// A child that it was about to start has its listener until it has become the other program, and may outlive it
+    /// for so long.
     pub async fn restart(&mut self) -> Result<()> {
         self.process.kill()?;
+        let port = self.address.port();
+        until("its port", LISTENER, async || {
+            ensure!(ports::is_free(port), "somebody listens on {port}");
+            Ok(())
+        })
+        .await?;
         self.process = Process::spawn(&self.launch)?;
         self.await_ready(READY).await
     }
