@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::Result;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
+use tokio::time::sleep;
 
 use crate::ports;
 
@@ -20,6 +22,7 @@ struct Shared {
     files: Mutex<BTreeMap<String, Arc<[u8]>>>,
     connections: AtomicUsize,
     sent: AtomicU64,
+    requests: Mutex<BTreeMap<String, usize>>,
 }
 
 /// A web server. Each connection gets one answer, so each request is one connection:
@@ -32,6 +35,7 @@ struct Shared {
 /// | `/redirect/URL` | 302 to that URL |
 /// | `/told`, `/chunked` | 1 GiB, with its length or without |
 /// | `/endless` | a body without end |
+/// | `/after/SECONDS/NAME` | a body after that long |
 /// | `/silent` | nothing, and the connection stays open |
 /// | `/endless-head` | headers without end |
 /// | what was [put](Web::put) there | that |
@@ -86,6 +90,12 @@ impl Web {
         self.shared.connections.load(Ordering::SeqCst)
     }
 
+    /// How often each path was asked for: an account of what ran, kept outside whatever ran it.
+    #[must_use]
+    pub fn requests(&self) -> BTreeMap<String, usize> {
+        self.shared.requests.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// How many bytes it could send of bodies and heads without end.
     #[must_use]
     pub fn sent(&self) -> u64 {
@@ -96,6 +106,11 @@ impl Web {
 impl Shared {
     fn files(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Arc<[u8]>>> {
         self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn count(&self, path: &str) {
+        let mut requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
+        *requests.entry(path.to_owned()).or_default() += 1;
     }
 }
 
@@ -116,6 +131,10 @@ async fn answer(mut stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
     let head = read_head(&mut stream).await?;
     let path = head.split(' ').nth(1).unwrap_or_default();
     let ip = stream.local_addr()?.ip();
+    shared.count(path);
+    if let Some(seconds) = path.strip_prefix("/after/").and_then(|rest| rest.split_once('/')?.0.parse().ok()) {
+        sleep(Duration::from_secs_f64(seconds)).await;
+    }
     let file = shared.files().get(path).cloned();
     if let Some(body) = file {
         let start = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
@@ -168,6 +187,7 @@ fn canned(path: &str, head: &str, ip: IpAddr) -> Option<Vec<u8>> {
         "/binary" => ("200", "Content-Type: image/png".to_owned(), b"\x89PNG"),
         "/echo" => ("200", "Content-Type: text/plain".to_owned(), head.as_bytes()),
         _ => match path.split_once('/')?.1.split_once('/')? {
+            ("after", _) => ("200", "Content-Type: text/plain".to_owned(), b"late"),
             ("status", status) => (status, "Retry-After: 7".to_owned(), b"no"),
             ("redirect", location) => ("302", format!("Location: {location}"), b""),
             _ => return None,

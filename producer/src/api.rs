@@ -44,6 +44,8 @@ use protocol::timestamp::now_ms;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+#[cfg(test)]
+pub use self::fields::parse;
 use self::problem::Problem;
 pub use self::server::server;
 pub use self::view::{TaskView, time};

@@ -135,15 +135,15 @@ impl Producer {
     async fn serve(mut self, metrics: PrometheusHandle) -> anyhow::Result<()> {
         // Before a relay starts: what was revoked in the hands of the process before is not published.
         self.store.end_revoked(now_ms()).await?;
+        self.store.hear_from_now(self.config.foreign_queues.clone(), now_ms()).await?;
         self.workers.remember(&self.store).await?;
         let publisher = self.start_publisher();
         self.start_relays(&publisher);
-        let heard = self.start_replies(&publisher);
+        let hearing = self.start_replies(&publisher);
         let questions = self.start_control(&publisher);
         self.start_heartbeats(questions);
         self.start_callbacks()?;
-        let (result_ttl, foreign_timeout) = (self.config.result_ttl, self.config.foreign_timeout);
-        let clock = Clock::new(self.store.clone(), result_ttl, Hearing::new(heard, foreign_timeout));
+        let clock = Clock::new(self.store.clone(), self.config.result_ttl, hearing);
         self.spawn("clock", clock.run(self.stop.clone()));
         self.spawn("metrics", upkeep(metrics.clone(), self.stop.clone()));
         let api = Arc::new(Api {
@@ -233,7 +233,7 @@ impl Producer {
         self.queues.iter().map(move |queue| Route { queue: queue.clone(), foreign: foreign(queue) })
     }
 
-    fn start_replies(&self, publisher: &Publisher) -> watch::Receiver<Link> {
+    fn start_replies(&self, publisher: &Publisher) -> Hearing {
         let topology = self.topology();
         let subscribe = Subscribe {
             table: self.table.clone(),
@@ -243,8 +243,9 @@ impl Producer {
         let (deliveries, heard) = self.subscribe(subscribe);
         let (store, table) = (self.store.clone(), self.table.clone());
         let replies = Replies::new(store, publisher.clone(), self.broker.clone(), topology, table, self.limits());
+        let hearing = Hearing::new(heard, replies.failures(), self.config.foreign_timeout);
         self.spawn("reply loop", replies.run(deliveries));
-        heard
+        hearing
     }
 
     fn start_control(&self, publisher: &Publisher) -> mpsc::Sender<Message> {

@@ -76,7 +76,7 @@ impl Clock {
         if Instant::now() < self.hear_at {
             return Ok(());
         }
-        let ended = match self.hearing.too_long(Instant::now()) {
+        let ended = match self.hearing.too_long(Instant::now(), now_ms()) {
             Some(silence) => self.store.end_silent(silence).await?,
             None => 0,
         };

@@ -1,32 +1,37 @@
 //! When the silence of stock Celery workers counts: only while this producer has been listening for a while. Replies that
-//! came when it was down, or the broker, are read first.
+//! came when it was down, or the broker, or the store, or the machine slept, are read first.
 
 use std::time::Duration;
 
 use protocol::amqp::Link;
-use protocol::timestamp::now_ms;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::store::Silence;
+use crate::store::{Silence, UnixMs};
 
 /// In which replies that have piled up are recorded.
 const CATCH_UP: Duration = Duration::from_mins(1);
+/// What a machine that is merely busy may take from one look to the next.
+const SHORTEST_GAP: Duration = Duration::from_secs(4);
 
-/// What the reply queue's connection says of it.
+/// What tells of it: the reply queue's connection, the loop that records, and the wall clock, which goes on while the
+/// machine is suspended.
 pub struct Hearing {
     link: watch::Receiver<Link>,
+    failures: watch::Receiver<()>,
     longest: Duration,
-    /// When the connection as it stands was made.
+    looked: Option<UnixMs>,
+    /// Since when nothing has kept replies from being read.
     since: Option<Instant>,
 }
 
 impl Hearing {
-    /// By the connection that replies come over. Celery's workers may be silent for `longest`.
+    /// By the connection that replies come over and the store's failures to take them. Celery's workers may be silent for
+    /// `longest`.
     #[must_use]
-    pub fn new(mut link: watch::Receiver<Link>, longest: Duration) -> Self {
+    pub fn new(mut link: watch::Receiver<Link>, failures: watch::Receiver<()>, longest: Duration) -> Self {
         link.mark_changed();
-        Self { link, longest, since: None }
+        Self { link, failures, longest, looked: None, since: None }
     }
 
     /// How often to ask.
@@ -35,13 +40,24 @@ impl Hearing {
         (self.longest / 10).clamp(Duration::from_millis(500), Duration::from_mins(1))
     }
 
-    /// The silence that has been too long by now; `None` while it may be this producer that did not hear.
-    pub fn too_long(&mut self, at: Instant) -> Option<Silence> {
-        if self.link.has_changed().unwrap_or(false) {
+    /// The silence that has been too long by now, `at` by the machine and `now` by the wall; `None` while it may be this
+    /// producer that did not hear.
+    pub fn too_long(&mut self, at: Instant, now: UnixMs) -> Option<Silence> {
+        if self.was_kept_from_it(now) {
             self.since = self.link.borrow_and_update().is_ready().then_some(at);
         }
         let caught_up = self.since.is_some_and(|since| at.duration_since(since) >= CATCH_UP.min(self.longest));
-        caught_up.then(|| Silence { longest: self.longest, now: now_ms() })
+        caught_up.then_some(Silence { longest: self.longest, now })
+    }
+
+    /// Since the last look.
+    fn was_kept_from_it(&mut self, now: UnixMs) -> bool {
+        let gap = (2 * self.every()).max(SHORTEST_GAP).as_millis();
+        let passed = now.saturating_sub(self.looked.replace(now).unwrap_or(now));
+        let slept = u128::try_from(passed).is_ok_and(|passed| passed > gap);
+        let failed = self.failures.has_changed().unwrap_or(false);
+        self.failures.mark_unchanged();
+        slept || failed || self.link.has_changed().unwrap_or(false)
     }
 }
 
@@ -51,18 +67,40 @@ mod tests {
 
     #[test]
     fn silence_counts_once_the_producer_has_listened_for_a_while() {
-        let (set, link) = watch::channel(Link::Connecting);
-        let mut hearing = Hearing::new(link, Duration::from_hours(1));
+        let (set, _failures, mut hearing) = hearing();
         let start = Instant::now();
-        let mut is_heard = |seconds| hearing.too_long(start + Duration::from_secs(seconds)).is_some();
-        assert!(!is_heard(3600));
+        let mut is_heard = |seconds| is_heard_at(&mut hearing, start, seconds, seconds);
+        assert!(!is_heard(0));
         set.send_replace(Link::Ready);
-        assert_eq!([3600, 3659, 3660].map(&mut is_heard), [false, false, true]);
+        assert_eq!([1, 60, 61].map(&mut is_heard), [false, false, true]);
         // Gone and back between two looks.
         set.send_replace(Link::Down("cut".to_owned()));
         set.send_replace(Link::Ready);
-        assert_eq!([4000, 4059, 4060].map(&mut is_heard), [false, false, true]);
+        assert_eq!([100, 159, 160].map(&mut is_heard), [false, false, true]);
         set.send_replace(Link::Down("cut".to_owned()));
-        assert!(!is_heard(9000));
+        assert_eq!([200, 300, 400].map(&mut is_heard), [false, false, false]);
+    }
+
+    #[test]
+    fn it_counts_anew_after_the_machine_slept_or_the_store_failed() {
+        let (set, failures, mut hearing) = hearing();
+        let start = Instant::now();
+        let mut is_heard = |seconds, wall| is_heard_at(&mut hearing, start, seconds, wall);
+        set.send_replace(Link::Ready);
+        assert_eq!([0, 60, 120, 240].map(|seconds| is_heard(seconds, seconds)), [false, true, true, true]);
+        // The machine's own clock stands still meanwhile.
+        assert_eq!([(250, 2000), (309, 2059), (310, 2060)].map(|(at, wall)| is_heard(at, wall)), [false, false, true]);
+        failures.send_replace(());
+        assert_eq!([(320, 2070), (379, 2129), (380, 2130)].map(|(at, wall)| is_heard(at, wall)), [false, false, true]);
+        assert!(is_heard(390, 100), "a wall clock that was set back kept nobody from hearing");
+    }
+
+    fn hearing() -> (watch::Sender<Link>, watch::Sender<()>, Hearing) {
+        let ((set, link), (fail, failures)) = (watch::channel(Link::Connecting), watch::channel(()));
+        (set, fail, Hearing::new(link, failures, Duration::from_hours(1)))
+    }
+
+    fn is_heard_at(hearing: &mut Hearing, start: Instant, seconds: u32, wall: u32) -> bool {
+        hearing.too_long(start + Duration::from_secs(seconds.into()), i64::from(wall) * 1_000).is_some()
     }
 }

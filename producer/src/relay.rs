@@ -166,30 +166,30 @@ impl Relay {
 
     fn message(&self, task: &DueTask) -> Publish {
         let exchange = if self.route.foreign { String::new() } else { self.topology.tasks() };
-        Publish { exchange, routing_key: self.route.queue.clone(), message: self.envelope(task) }
-    }
-
-    fn envelope(&self, task: &DueTask) -> Message {
-        let mut message = TaskMessage {
-            priority: task.priority,
-            // A stock worker holds its own maximum against it, which a replay is to have anew, and reports no attempt.
-            retries: if self.route.foreign { 0 } else { task.retries },
-            expires: task.expires.and_then(from_unix_ms),
-            time_limit: task.time_limit.map(Duration::from_secs_f64),
-            soft_time_limit: task.soft_time_limit.map(Duration::from_secs_f64),
-            reply_to: Some(&self.reply_to),
-            retry: task.retry,
-            publish: Some(task.publish),
-            since: Some(task.since),
-            origin: &self.origin,
-            root_id: task.parent.as_ref().map(|parent| parent.root_id.as_str()),
-            parent_id: task.parent.as_ref().map(|parent| parent.id.as_str()),
-            ..TaskMessage::of(&task.id, &task.task, &task.args, &task.kwargs)
-        }
-        .message();
+        let mut message = envelope(task, &self.route, &self.reply_to, &self.origin);
         self.workers.redact(&mut message.properties.headers, &task.task, &task.args, &task.kwargs);
-        message
+        Publish { exchange, routing_key: self.route.queue.clone(), message }
     }
+}
+
+fn envelope(task: &DueTask, route: &Route, reply_to: &str, origin: &str) -> Message {
+    TaskMessage {
+        priority: task.priority,
+        // A stock worker holds its own maximum against it, which a replay is to have anew, and reports no attempt.
+        retries: if route.foreign { 0 } else { task.retries },
+        expires: task.expires.and_then(from_unix_ms),
+        time_limit: task.time_limit.map(Duration::from_secs_f64),
+        soft_time_limit: task.soft_time_limit.map(Duration::from_secs_f64),
+        reply_to: Some(reply_to),
+        retry: task.retry,
+        publish: Some(task.publish),
+        since: Some(task.since),
+        origin,
+        root_id: task.parent.as_ref().map(|parent| parent.root_id.as_str()),
+        parent_id: task.parent.as_ref().map(|parent| parent.id.as_str()),
+        ..TaskMessage::of(&task.id, &task.task, &task.args, &task.kwargs)
+    }
+    .message()
 }
 
 enum Progress {
@@ -200,3 +200,6 @@ enum Progress {
     /// The broker took not all of it.
     Refused,
 }
+
+#[cfg(test)]
+mod tests;

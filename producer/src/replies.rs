@@ -14,7 +14,7 @@ use protocol::message::truncate;
 use protocol::reply::{ErrorInfo, Reply, Report};
 use protocol::timestamp::{from_unix_ms, now_ms, rfc3339};
 use protocol::topology::{Table, Topology};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 
 use crate::rules::Limits;
@@ -42,6 +42,7 @@ pub struct Replies {
     topology: Topology,
     table: Table,
     limits: Limits,
+    failures: watch::Sender<()>,
 }
 
 /// A batch sorted by what is to be done with it.
@@ -69,7 +70,13 @@ impl Replies {
         table: Table,
         limits: Limits,
     ) -> Self {
-        Self { store, publisher, broker, topology, table, limits }
+        Self { store, publisher, broker, topology, table, limits, failures: watch::Sender::new(()) }
+    }
+
+    /// Changes whenever the store fails to take a batch.
+    #[must_use]
+    pub fn failures(&self) -> watch::Receiver<()> {
+        self.failures.subscribe()
     }
 
     /// Records until the deliveries end.
@@ -108,13 +115,18 @@ impl Replies {
                 batch.last = Some((place, delivery));
                 continue;
             }
+            let redelivered = delivery.message.returns() > 0;
             match read(&delivery) {
                 Ok(reply) => {
-                    batch.reports.push(Recorded { reply, at });
+                    batch.reports.push(Recorded { reply, at, redelivered });
                     batch.last = Some((place, delivery));
                 }
                 Err(reason) => {
-                    batch.reports.extend(failure_of(&delivery, &reason).map(|reply| Recorded { reply, at }));
+                    batch.reports.extend(failure_of(&delivery, &reason).map(|reply| Recorded {
+                        reply,
+                        at,
+                        redelivered,
+                    }));
                     batch.unreadable.push((delivery, reason));
                 }
             }
@@ -133,6 +145,7 @@ impl Replies {
                 Err(StoreError::Closed) => return,
                 Err(error) => tracing::error!(%error, "replies wait for the store"),
             }
+            self.failures.send_replace(());
             sleep(PAUSE).await;
         };
         point(Point::RepliesStored).await;

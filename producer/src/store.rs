@@ -311,6 +311,15 @@ pub struct Recorded {
     pub reply: Reply,
     /// When it was received.
     pub at: UnixMs,
+    /// Whether the broker may have delivered it before.
+    pub redelivered: bool,
+}
+
+impl Recorded {
+    /// Of this store's own making, at this time.
+    fn now(reply: Reply, at: UnixMs) -> Self {
+        Self { reply, at, redelivered: false }
+    }
 }
 
 /// What a batch from the reply queue changed.

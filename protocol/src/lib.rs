@@ -4,6 +4,8 @@
 //! It knows nothing of HTTP, of a store or of a handler. lapin is named in [`amqp`] only.
 
 pub mod amqp;
+#[cfg(test)]
+mod any;
 pub mod backoff;
 pub mod control;
 pub mod dead_letter;

@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use time::OffsetDateTime;
 
 use crate::message::ContentFault;
-use crate::state::{Claim, State};
+use crate::state::State;
 
 mod decode;
 mod encode;
@@ -158,12 +158,6 @@ impl Reply {
             parent_id: None,
             children: Vec::new(),
         }
-    }
-
-    /// What the reply claims, for [`crate::state::Standing::after`].
-    #[must_use]
-    pub const fn claim(&self) -> Claim {
-        Claim { state: self.report.state(), retries: self.retries, seq: self.seq }
     }
 }
 

@@ -13,7 +13,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::amqp::{Address, AmqpUrl, BadTls, BadUrl, Identity, Tls};
-use crate::topology::{BadQueueName, Topology};
+use crate::topology::{BadQueueName, MAX_PREFIX_BYTES, Topology};
 
 const DEFAULT_URL: &str = "amqp://guest:guest@127.0.0.1:5672/%2f";
 
@@ -210,7 +210,7 @@ pub fn secret_file(name: &'static str, path: &Path) -> Result<String, BadSetting
 
 fn prefix(text: &str) -> Result<String, String> {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
-    if text.len() > 64 || !text.bytes().all(fits) {
+    if text.len() > MAX_PREFIX_BYTES || !text.bytes().all(fits) {
         return Err("at most 64 of letters, digits, dot, hyphen and underscore".to_owned());
     }
     if text.starts_with("amq.") {

@@ -91,6 +91,8 @@ pub struct Claim {
     pub retries: Option<u32>,
     /// The order among reports of one attempt and rank; `None` counts as the next.
     pub seq: Option<u32>,
+    /// Whether the broker may have delivered it before.
+    pub redelivered: bool,
 }
 
 impl Standing {
@@ -101,10 +103,15 @@ impl Standing {
     ///
     /// The first terminal claim of a life wins whatever its attempt, and no claim follows it. Among open states the order
     /// is (attempt, rank, seq), strictly rising, so a duplicate changes nothing. What was claimed of a life before the
-    /// latest replay is too late. The store's guard is this rule in SQL.
+    /// latest replay is too late. One without an attempt that came before may be the very one that told of the retry which
+    /// stands: an open one does not count then, so that an attempt may go uncounted and none is counted twice. The store's guard is this rule in SQL.
     #[must_use]
     pub fn after(self, claim: Claim) -> Option<Self> {
         let retries = claim.retries.unwrap_or_else(|| self.attempt());
+        let is_doubtful = claim.redelivered && claim.retries.is_none() && self.state == State::Retry;
+        if is_doubtful && !claim.state.is_terminal() {
+            return None;
+        }
         if self.state.is_terminal() || retries < self.replayed_from {
             return None;
         }
@@ -142,8 +149,9 @@ mod tests {
     use proptest::prelude::*;
 
     fn any_claim() -> impl Strategy<Value = Claim> {
-        (0..State::ALL.len(), proptest::option::of(0..4_u32), proptest::option::of(0..4_u32))
-            .prop_map(|(state, retries, seq)| Claim { state: State::ALL[state], retries, seq })
+        (0..State::ALL.len(), proptest::option::of(0..4_u32), proptest::option::of(0..4_u32), any::<bool>()).prop_map(
+            |(state, retries, seq, redelivered)| Claim { state: State::ALL[state], retries, seq, redelivered },
+        )
     }
 
     fn fold(claims: &[Claim]) -> Standing {
@@ -154,14 +162,56 @@ mod tests {
     fn life(failures: u32, end: State) -> Vec<Claim> {
         let mut claims = Vec::new();
         for retries in 0..=failures {
-            let of = |state, seq| Claim { state, retries: Some(retries), seq: Some(seq) };
+            let of = |state, seq| Claim { state, retries: Some(retries), seq: Some(seq), redelivered: false };
             claims.extend((0..3).map(|seq| of(State::Started, seq)));
             claims.push(of(if retries == failures { end } else { State::Retry }, 0));
         }
         claims
     }
 
+    /// A claim as a worker of ours makes it.
+    fn any_of_ours() -> impl Strategy<Value = Claim> {
+        any_claim().prop_map(|claim| Claim { retries: claim.retries.or(Some(0)), seq: claim.seq.or(Some(0)), ..claim })
+    }
+
+    /// The order of that number among the `n!` of the claims.
+    fn in_order(mut number: usize, claims: &[Claim]) -> Vec<Claim> {
+        let mut left = claims.to_vec();
+        let mut take = |among: usize| {
+            let place = number % among;
+            number /= among;
+            left.remove(place)
+        };
+        (1..=claims.len()).rev().map(&mut take).collect()
+    }
+
+    /// The rule in other words: the first end, else the furthest; and the latest attempt that was heard of until then.
+    fn ruled(claims: &[Claim]) -> (State, u32) {
+        let end = claims.iter().position(|claim| claim.state.is_terminal());
+        let heard = &claims[..end.map_or(claims.len(), |end| end + 1)];
+        let latest = heard.iter().filter_map(|claim| claim.retries).max().unwrap_or(0);
+        let of_latest = heard.iter().filter(|claim| claim.retries == Some(latest)).map(|claim| claim.state);
+        let furthest = of_latest.max_by_key(|state| state.rank()).unwrap_or(State::Pending);
+        (end.map_or(furthest, |end| claims[end].state), latest)
+    }
+
     proptest! {
+        #[test]
+        fn every_order_of_the_same_claims_ends_as_the_rule_says(
+            mut claims in prop::collection::vec(any_of_ours(), 1..5), again: prop::sample::Index,
+        ) {
+            claims.push(claims[again.index(claims.len())]);
+            let mut open = None;
+            for number in 0..(1..=claims.len()).product() {
+                let said = in_order(number, &claims);
+                let end = fold(&said);
+                prop_assert_eq!((end.state, end.retries), ruled(&said), "{:?}", said);
+                if !end.state.is_terminal() {
+                    prop_assert_eq!(*open.get_or_insert(end), end, "{:?}", said);
+                }
+            }
+        }
+
         #[test]
         fn nothing_follows_a_terminal_state(claims in prop::collection::vec(any_claim(), 0..20), late in any_claim()) {
             let standing = fold(&claims);
@@ -230,7 +280,8 @@ mod tests {
             if is_old {
                 prop_assert_eq!(replayed.after(late), None);
             }
-            let end = Claim { state: State::Success, retries: Some(replayed.retries), seq: Some(0) };
+            let end =
+                Claim { state: State::Success, retries: Some(replayed.retries), seq: Some(0), redelivered: false };
             prop_assert_eq!(replayed.after(end).map(|at| at.state), Some(State::Success));
         }
     }

@@ -16,6 +16,8 @@ mod emit;
 mod fault;
 pub mod forward;
 mod headers;
+#[cfg(test)]
+mod properties;
 
 pub use emit::TaskMessage;
 pub use fault::{DecodeFault, Undecodable};

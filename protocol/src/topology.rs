@@ -31,6 +31,9 @@ const DEAD_LETTER_TTL_MS: i64 = 14 * 24 * 3600 * 1000;
 /// Dead letters beyond this drop the oldest.
 const DEAD_LETTER_MAX: i64 = 100_000;
 
+/// `AMQP_PREFIX` is not longer: what is put after it has 191 bytes left of AMQP's 255 for a name.
+pub const MAX_PREFIX_BYTES: usize = 64;
+
 /// What follows the prefix, before an id, in the names of reply, heartbeat and control queues. Task queues have no dots.
 const RESULTS: &str = "results.";
 const WORKERS_QUEUE: &str = "workers.";

@@ -2,6 +2,7 @@
 
 mod calls;
 pub(crate) mod control;
+mod events;
 mod flask;
 mod foreign;
 mod hostile;

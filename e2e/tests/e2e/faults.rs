@@ -57,20 +57,6 @@ async fn a_producer_killed_after_a_thousand_accepts_still_ends_them_all() -> Res
 }
 
 #[tokio::test]
-async fn a_producer_told_to_end_under_load_runs_nothing_twice() -> Result<()> {
-    let mut pair = Pair::on(broker::shared().await?).start().await?;
-    let address = pair.client().address();
-    let submitted = load::submit(address, 2000, 16, |n| json!({"task": "echo", "args": [n]})).await?;
-    let status = pair.producer.terminate(SOON).await?;
-    assert!(status.success(), "{status}");
-    pair.restart_producer().await?;
-    let ends = load::await_all(address, &submitted.ids, 8, LONG).await?;
-    assert_eq!(ends, [("SUCCESS".to_owned(), 2000)].into());
-    assert_eq!(runs_started(&pair).await?, 2000);
-    pair.stop().await
-}
-
-#[tokio::test]
 async fn a_cut_connection_restarts_no_task_on_its_worker() -> Result<()> {
     let shared = broker::shared().await?;
     let proxy = Proxy::start(shared.endpoint().amqp).await?;
@@ -97,7 +83,7 @@ async fn a_cut_connection_restarts_no_task_on_its_worker() -> Result<()> {
 }
 
 /// Handlers that the first worker has started, by its own metrics.
-async fn runs_started(pair: &Pair) -> Result<u64> {
+pub(crate) async fn runs_started(pair: &Pair) -> Result<u64> {
     let metrics = e2e::client::http()?.get(pair.consumers[0].url("/metrics")).send().await?.text().await?;
     let line = metrics.lines().find(|line| line.starts_with("errand_runs_started_total"));
     let count = line.and_then(|line| line.rsplit(' ').next()).context("no such metric")?;
@@ -182,25 +168,6 @@ async fn a_memory_alarm_stops_no_submit_and_loses_no_task() -> Result<()> {
     }
     assert_eq!(runs_started(&pair).await?, 101, "none ran twice");
     pair.stop().await
-}
-
-#[tokio::test]
-async fn a_worker_told_to_end_finishes_what_it_runs() -> Result<()> {
-    let mut pair = Pair::on(broker::shared().await?).consumer_env("CONCURRENCY", "4").start().await?;
-    let mut ids = Vec::new();
-    for number in 0..8 {
-        ids.push(pair.client().accepted(&json!({"task": "long_running_task", "args": [number, 2]})).await?);
-    }
-    pair.client().await_state(&ids[0], |task| task["state"] == "STARTED", SOON).await?;
-    let status = pair.consumers[0].terminate(SOON).await?;
-    assert!(status.success(), "{status}");
-    let first = pair.client().await_terminal(&ids[0], SOON).await?;
-    assert_eq!((&first["state"], &first["retries"]), (&json!("SUCCESS"), &json!(0)));
-    pair.start_consumer(&[]).await?;
-    for id in &ids {
-        assert_eq!(pair.client().await_terminal(id, SOON).await?["state"], "SUCCESS");
-    }
-    Ok(())
 }
 
 #[tokio::test]

@@ -72,5 +72,5 @@ fn task_of(child: &Child, (_, root, owner): &Family) -> NewTask {
 
 fn failure_of(child: &Child) -> Option<Recorded> {
     let report = Report::Failure(child.fault.clone()?);
-    Some(Recorded { reply: Reply::of(&child.task.id, report), at: child.task.created_at })
+    Some(Recorded::now(Reply::of(&child.task.id, report), child.task.created_at))
 }

@@ -65,7 +65,7 @@ pub(super) async fn put_back(
         let revoked: Option<String> = row.try_get("revoked")?;
         let revoked = revoked.map(|reason| Report::Revoked { reason });
         if let Some(report) = revoked.or(end_of(notice.reason, row.try_get("lost")?)) {
-            ended.push(Recorded { reply: reply(notice, report), at: now });
+            ended.push(Recorded::now(reply(notice, report), now));
         }
     }
     reports::record(connection, &ended, changes).await?;

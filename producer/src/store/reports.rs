@@ -37,6 +37,7 @@ struct Row<'a> {
     rank: u8,
     retries: Option<u32>,
     seq: Option<u32>,
+    redelivered: bool,
     since: Option<UnixMs>,
     worker: Option<&'a str>,
     progress: Option<ProgressColumn<'a>>,
@@ -86,7 +87,8 @@ macro_rules! record {
         started_at = coalesce(r.started_at, tasks.started_at), finished_at = r.finished_at
     FROM (SELECT value ->> 'id' AS id, value ->> 'state' AS state, value ->> 'terminal' AS terminal,
             value ->> 'stage' AS stage, value ->> 'rank' AS rank, value ->> 'retries' AS retries,
-            value ->> 'seq' AS seq, value ->> 'since' AS since, value ->> 'worker' AS worker, nullif(value -> 'progress', 'null') AS progress,
+            value ->> 'seq' AS seq, value ->> 'redelivered' AS redelivered, value ->> 'since' AS since,
+            value ->> 'worker' AS worker, nullif(value -> 'progress', 'null') AS progress,
             iif(value ->> 'state' = 'SUCCESS', value -> 'result', NULL) AS result,
             nullif(value -> 'error', 'null') AS error, value ->> 'retry_at' AS retry_at,
             value ->> 'at' AS at, value ->> 'started_at' AS started_at, value ->> 'finished_at' AS finished_at
@@ -94,7 +96,8 @@ macro_rules! record {
     WHERE tasks.id = r.id AND (r.since IS NULL OR r.since = coalesce(tasks.replayed_at, tasks.created_at))
         AND tasks.finished_at IS NULL AND ", attempt!(), " >= tasks.replayed_from
         AND (tasks.replayed_from = 0 OR tasks.lost > 0 OR tasks.stage <> 'scheduled') AND (r.terminal
-        OR (", attempt!(), ", r.rank, coalesce(r.seq, tasks.report_seq + 1))
+        OR NOT (r.redelivered AND r.retries IS NULL AND tasks.state = 'RETRY')
+        AND (", attempt!(), ", r.rank, coalesce(r.seq, tasks.report_seq + 1))
             > (tasks.retries, tasks.rank, tasks.report_seq))"
         )
     };
@@ -162,7 +165,7 @@ fn rounds(reports: &[Recorded]) -> Vec<Vec<Row<'_>>> {
 }
 
 /// Times are the store's: a worker's clock decides neither when a task ended nor when its result is forgotten.
-fn row(Recorded { reply, at }: &Recorded) -> Row<'_> {
+fn row(Recorded { reply, at, redelivered }: &Recorded) -> Row<'_> {
     let state = reply.report.state();
     let terminal = state.is_terminal();
     let starts = matches!(reply.report, Report::Started);
@@ -174,6 +177,7 @@ fn row(Recorded { reply, at }: &Recorded) -> Row<'_> {
         rank: state.rank(),
         retries: reply.retries,
         seq: reply.seq,
+        redelivered: *redelivered,
         since: reply.since,
         worker: reply.worker.as_deref(),
         progress: None,

@@ -8,6 +8,7 @@ mod control;
 mod cost;
 mod depth;
 mod foreign;
+mod guard;
 mod keys;
 mod list;
 mod migrate;
@@ -19,7 +20,7 @@ use std::sync::Arc;
 use protocol::lost::{LostNotice, LostReason};
 use protocol::reply::{ErrorInfo, Progress, Reply, Report};
 use protocol::retry::RetryPolicy;
-use protocol::state::{Claim, Standing, State};
+use protocol::state::State;
 use serde_json::value::RawValue;
 use tempfile::TempDir;
 use tokio_util::task::TaskTracker;
@@ -62,7 +63,7 @@ async fn store() -> (TempDir, Store) {
 
 fn reply(id: &str, report: Report, retries: Option<u32>, seq: Option<u32>) -> Recorded {
     let reply = Reply { retries, seq, worker: Some("w@h".to_owned()), ..Reply::of(id, report) };
-    Recorded { reply, at: NOW + 1 }
+    Recorded::now(reply, NOW + 1)
 }
 
 fn error(message: &str) -> ErrorInfo {
@@ -349,47 +350,4 @@ async fn ended_tasks_are_forgotten_after_their_time() {
         store.task("a", &Whose::Anybody).await.unwrap().is_none()
             && store.task("b", &Whose::Anybody).await.unwrap().is_some()
     );
-}
-
-/// The SQL guard and the pure rule agree, whatever comes in whatever order and however it is batched.
-#[test]
-fn the_guard_is_the_rule() {
-    use proptest::prelude::*;
-    use proptest::test_runner::TestRunner;
-
-    let claim = (1..State::ALL.len(), proptest::option::of(0..3_u32), proptest::option::of(0..3_u32))
-        .prop_map(|(state, retries, seq)| Claim { state: State::ALL[state], retries, seq });
-    // A replay now and then, which is no claim.
-    let step = prop::option::weighted(0.8, claim);
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    let (_dir, store) = runtime.block_on(store());
-    let next = std::sync::atomic::AtomicU32::new(0);
-    let mut runner = TestRunner::default();
-    let claims = prop::collection::vec((step, any::<bool>()), 1..16);
-    let outcome = runner.run(&claims, |claims| {
-        let id = format!("t{}", next.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
-        let after = |at: Standing, (step, _): &(Option<Claim>, bool)| match step {
-            Some(claim) => at.after(*claim).unwrap_or(at),
-            None => at.replayed().unwrap_or(at),
-        };
-        let expected = claims.iter().fold(Standing::ACCEPTED, after);
-        let got = runtime.block_on(async {
-            store.insert(new_task(&id)).await.unwrap();
-            let mut batch = Vec::new();
-            for (step, flush) in &claims {
-                batch.extend(step.map(|claim| reply(&id, report_of(claim.state), claim.retries, claim.seq)));
-                if *flush || step.is_none() {
-                    record(&store, std::mem::take(&mut batch).into()).await.unwrap();
-                }
-                if step.is_none() {
-                    store.replay(replay::of(&id, Route::Task)).await.unwrap();
-                }
-            }
-            record(&store, batch.into()).await.unwrap();
-            row(&store, &id).await
-        });
-        prop_assert_eq!((got.state, got.retries), (expected.state, expected.retries));
-        Ok(())
-    });
-    outcome.unwrap();
 }

@@ -53,6 +53,18 @@ impl Store {
         self.write(|done| Write::Silent(silence, done)).await
     }
 
+    /// Lets the silence count, from now on, of tasks that were handed to these queues of stock Celery workers before it
+    /// was noted when: by an earlier version, or before the queue was one of theirs.
+    ///
+    /// # Errors
+    /// The store failed and nothing changed.
+    pub async fn hear_from_now(&self, queues: Vec<String>, now: UnixMs) -> Result<(), StoreError> {
+        if queues.is_empty() {
+            return Ok(());
+        }
+        self.write(|done| Write::Hear(queues, now, done)).await
+    }
+
     /// Writes something that changes nothing, to see whether the disk takes it.
     ///
     /// # Errors
@@ -119,6 +131,13 @@ pub(super) const SILENT: &str = "SELECT id, iif(revoked_at IS NULL, NULL, revoke
     WHERE heard_at IS NOT NULL AND stage IN ('queued', 'retrying') AND silent_since <= ?1
     ORDER BY silent_since LIMIT ?2";
 
+const HEAR: &str = "UPDATE tasks SET heard_at = ?2 WHERE heard_at IS NULL AND stage IN ('queued', 'retrying')
+    AND queue IN (SELECT value FROM json_each(?1))";
+
+pub(super) async fn hear(connection: &mut SqliteConnection, queues: &[String], now: UnixMs) -> Result<(), sqlx::Error> {
+    sqlx::query(HEAR).bind(json(&queues)?).bind(now).execute(connection).await.map(drop)
+}
+
 /// What was revoked meanwhile ends as it was asked to. A report of ours goes by the same guard as a worker's.
 pub(super) async fn end_silent(
     connection: &mut SqliteConnection,
@@ -134,7 +153,7 @@ pub(super) async fn end_silent(
         None => Report::Failure(ErrorInfo::new(FOREIGN_TIMEOUT, message.clone())),
     };
     let ended: Vec<Recorded> =
-        silent.into_iter().map(|(id, revoked)| Recorded { reply: Reply::of(id, end(revoked)), at: now }).collect();
+        silent.into_iter().map(|(id, revoked)| Recorded::now(Reply::of(id, end(revoked)), now)).collect();
     reports::record(connection, &ended, changes).await
 }
 

@@ -24,6 +24,7 @@ pub(super) enum Write {
     PruneKeys(UnixMs, Done<u64>),
     Published(Arc<[Published]>, HandedTo, Done<()>),
     Silent(Silence, Done<u64>),
+    Hear(Vec<String>, UnixMs, Done<()>),
     Replies(Arc<[Child]>, Arc<[Recorded]>, Done<Counted>),
     Lost(Vec<LostNotice>, UnixMs, Done<u64>),
     Tick(UnixMs, Done<()>),
@@ -51,6 +52,7 @@ impl Write {
             Self::Insert(tasks) => tasks.into_iter().for_each(|(_, done)| drop(done.send(Err(error.clone())))),
             Self::Published(_, _, done)
             | Self::Tick(_, done)
+            | Self::Hear(_, _, done)
             | Self::Probe(done)
             | Self::Pause(_, _, done)
             | Self::Callback(_, _, done)

@@ -171,6 +171,7 @@ async fn apply(
         }
         Write::Published(published, to, done) => settle(done, relay::mark(connection, &published, to).await),
         Write::Silent(silence, done) => settle(done, time::end_silent(connection, &silence, changes).await),
+        Write::Hear(queues, now, done) => settle(done, time::hear(connection, &queues, now).await),
         Write::Keyed(submits) => {
             let (submits, waiting): (Vec<_>, Vec<_>) =
                 submits.into_iter().map(|(task, key, done)| ((task, key), done)).unzip();

@@ -117,17 +117,34 @@ pub(super) fn message(basic: &BasicProperties, body: Vec<u8>) -> Message {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use crate::any::{any_json, any_text};
+    use proptest::prelude::*;
 
-    #[test]
-    fn headers_survive_the_way_there_and_back() {
-        let Value::Object(map) = json!({
-            "s": "text", "n": null, "t": true, "i": 7, "big": 1_i64 << 40, "f": 1.5,
-            "list": [1, "two", null], "table": {"a": {"b": []}},
-        }) else {
-            unreachable!()
-        };
-        assert_eq!(headers(&field_table(&map)), map);
+    fn any_name() -> impl Strategy<Value = Option<String>> {
+        prop::option::of(any_text(63))
+    }
+
+    proptest! {
+        #[test]
+        fn a_message_survives_the_way_there_and_back(
+            table in prop::collection::btree_map(any_text(20), any_json(), 0..8),
+            (content_type, content_encoding, correlation_id) in (any_name(), any_name(), any_name()),
+            (reply_to, expiration) in (any_name(), any_name()),
+            (persistent, priority, body) in any::<(bool, Option<u8>, Vec<u8>)>(),
+        ) {
+            let headers = table.into_iter().collect();
+            let properties = Properties {
+                content_type, content_encoding, headers, persistent, priority, correlation_id, reply_to, expiration,
+            };
+            let sent = Message { properties, body };
+            let basic = basic_properties(&sent.properties).unwrap();
+            prop_assert_eq!(message(&basic, sent.body.clone()), sent);
+        }
+
+        #[test]
+        fn any_name_is_a_short_string_or_an_error(text in any::<String>()) {
+            prop_assert_eq!(short_string(&text).is_ok(), text.len() <= 255);
+        }
     }
 
     #[test]

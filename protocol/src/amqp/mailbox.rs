@@ -1,6 +1,6 @@
 //! A queue of commands and the answers to them, on one connection of their own: for talk that may be lost.
 //!
-//! Nothing here is acked or confirmed, and what there is no room for is dropped and counted. A fault of this talk, such
+//! Nothing here is acked or confirmed, and what there is no room for, or no connection, is dropped and counted. A fault of this talk, such
 //! as an exchange that is gone, touches no task.
 
 use std::time::Duration;
@@ -24,7 +24,7 @@ use crate::topology::Table;
 
 /// Commands that wait to be read.
 const RECEIVED: usize = 100;
-/// Publishes that wait for the connection.
+/// Publishes that wait for their turn.
 const OUTGOING: usize = 1000;
 const DEADLINE: Duration = Duration::from_secs(10);
 const CLOSE: Duration = Duration::from_secs(1);
@@ -37,12 +37,15 @@ pub struct Mailbox {
     pub received: mpsc::Receiver<Message>,
     /// What is published. When it is dropped, the task publishes what is left and ends.
     pub outgoing: Outgoing,
-    /// The number of the latest connection, from 1; 0 before the first.
-    pub sessions: watch::Receiver<u64>,
+    /// Whether it is connected; changes with every new connection.
+    pub connected: watch::Receiver<bool>,
 }
 
 /// Where to put what is to be published.
-pub struct Outgoing(mpsc::Sender<Publish>);
+pub struct Outgoing {
+    waiting: mpsc::Sender<Publish>,
+    connected: watch::Receiver<bool>,
+}
 
 /// The supervised loop, to be spawned.
 pub struct MailboxTask {
@@ -51,7 +54,7 @@ pub struct MailboxTask {
     queue: Option<String>,
     received: mpsc::Sender<Message>,
     outgoing: mpsc::Receiver<Publish>,
-    sessions: watch::Sender<u64>,
+    connected: watch::Sender<bool>,
 }
 
 /// One connection.
@@ -66,18 +69,21 @@ impl Mailbox {
     #[must_use]
     pub fn new(broker: Broker, table: Table, queue: Option<String>) -> (Self, MailboxTask) {
         let (received_tx, received) = mpsc::channel(RECEIVED);
-        let (outgoing, outgoing_rx) = mpsc::channel(OUTGOING);
-        let (sessions, sessions_rx) = watch::channel(0);
-        let task = MailboxTask { broker, table, queue, received: received_tx, outgoing: outgoing_rx, sessions };
-        (Self { received, outgoing: Outgoing(outgoing), sessions: sessions_rx }, task)
+        let (waiting, outgoing_rx) = mpsc::channel(OUTGOING);
+        let (connected_tx, connected) = watch::channel(false);
+        let outgoing = Outgoing { waiting, connected: connected.clone() };
+        let task =
+            MailboxTask { broker, table, queue, received: received_tx, outgoing: outgoing_rx, connected: connected_tx };
+        (Self { received, outgoing, connected }, task)
     }
 }
 
 impl Outgoing {
-    /// Puts a message on its way, unless there is no room for it.
+    /// Puts a message on its way, unless there is no connection or no room for it: what is said once the broker is back
+    /// of a time when it was away would tell of what is no more.
     pub fn post(&self, publish: Publish) {
-        if self.0.try_send(publish).is_err() {
-            dropped("published");
+        if !*self.connected.borrow() || self.waiting.try_send(publish).is_err() {
+            dropped("published", 1);
         }
     }
 }
@@ -102,8 +108,9 @@ impl MailboxTask {
         let opened = close.run_until_cancelled(self.open()).await;
         let Some(mut session) = opened.transpose()? else { return Ok(()) };
         let connected = Some(Instant::now());
-        self.sessions.send_modify(|number| *number += 1);
+        self.connected.send_replace(true);
         let served = self.serve(&mut session).await;
+        self.disconnected();
         let _ = timeout(CLOSE, session.connection.close(200, "bye".into())).await;
         served.map_err(|fault| Broken { fault, connected })
     }
@@ -132,7 +139,7 @@ impl MailboxTask {
                 command = next(&mut session.commands) => {
                     let command = command.ok_or_else(|| self.consumer_ended())??;
                     if self.received.try_send(message(&command.properties, command.data)).is_err() {
-                        dropped("received");
+                        dropped("received", 1);
                     }
                 }
                 count = self.outgoing.recv_many(&mut waiting, OUTGOING) => {
@@ -151,6 +158,13 @@ impl MailboxTask {
         }
     }
 
+    /// Nobody can get what still waits.
+    fn disconnected(&mut self) {
+        self.connected.send_replace(false);
+        let waiting = std::iter::from_fn(|| self.outgoing.try_recv().ok()).count();
+        dropped("published", waiting);
+    }
+
     fn consumer_ended(&self) -> Fault {
         Fault::ConsumerEnded { queue: self.queue.clone().unwrap_or_default() }
     }
@@ -163,14 +177,14 @@ impl Session {
         for publish in waiting.drain(..) {
             let properties = basic_properties(&publish.message.properties)?;
             if self.connection.status().blocked() {
-                dropped("published");
+                dropped("published", 1);
                 continue;
             }
             let (exchange, key) = (short_string(&publish.exchange)?, short_string(&publish.routing_key)?);
             let options = BasicPublishOptions::default();
             let sent = self.channel.basic_publish(exchange, key, options, &publish.message.body, properties);
             match within("a publish", DEADLINE, sent).await {
-                Err(Fault::Deadline { .. }) if self.connection.status().blocked() => dropped("published"),
+                Err(Fault::Deadline { .. }) if self.connection.status().blocked() => dropped("published", 1),
                 sent => drop(sent?),
             }
         }
@@ -178,8 +192,8 @@ impl Session {
     }
 }
 
-fn dropped(direction: &'static str) {
-    metrics::counter!("errand_celery_messages_dropped_total", "direction" => direction).increment(1);
+fn dropped(direction: &'static str, count: usize) {
+    metrics::counter!("errand_celery_messages_dropped_total", "direction" => direction).increment(count as u64);
 }
 
 /// The next command, for ever none when none are read. Cancel safe.
@@ -187,5 +201,32 @@ async fn next(commands: &mut Option<Consumer>) -> Option<Result<lapin::message::
     match commands {
         Some(commands) => commands.next().await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::amqp::{Address, AmqpUrl};
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn nothing_waits_for_a_connection() {
+        let url = AmqpUrl::parse("amqp://127.0.0.1:1/%2f").unwrap();
+        let broker = Broker::new(Address { url, tls: None }, "test").unwrap();
+        let (mailbox, mut task) = Mailbox::new(broker, Table::default(), None);
+        let publish = || Publish { exchange: String::new(), routing_key: "q".to_owned(), message: Message::default() };
+        let mut waiting_after = |posted: usize, connected: Option<bool>| {
+            if let Some(connected) = connected {
+                task.connected.send_replace(connected);
+            } else {
+                task.disconnected();
+            }
+            (0..posted).for_each(|_| mailbox.outgoing.post(publish()));
+            task.outgoing.len()
+        };
+        assert_eq!(waiting_after(3, Some(false)), 0, "before the first");
+        assert_eq!(waiting_after(3, Some(true)), 3);
+        assert_eq!(waiting_after(3, None), 0, "and what waited at its end is gone");
+        assert_eq!(waiting_after(OUTGOING + 3, Some(true)), OUTGOING);
     }
 }

@@ -319,9 +319,11 @@ mod tests {
             (task_id, report) in (any::<String>(), any_report()),
             (retries, seq) in any::<(Option<u32>, Option<u32>)>(),
             (worker, group_id, parent_id) in any::<(Option<String>, Option<String>, Option<String>)>(),
-            (started_at, date_done) in (any_time(), any_time()),
+            (started_at, date_done, since) in (any_time(), any_time(), any::<Option<i64>>()),
         ) -> Reply {
-            Reply { retries, seq, worker, started_at, date_done, group_id, parent_id, ..Reply::of(task_id, report) }
+            Reply {
+                retries, seq, since, worker, started_at, date_done, group_id, parent_id, ..Reply::of(task_id, report)
+            }
         }
     }
 
@@ -329,6 +331,26 @@ mod tests {
         #[test]
         fn what_is_encoded_decodes_to_the_same_reply(reply in any_reply(), persistent: bool) {
             prop_assert_eq!(Reply::decode(&reply.encode("c", persistent)).unwrap(), reply);
+        }
+
+        #[test]
+        fn a_damaged_reply_is_refused_or_says_all_that_a_store_needs(
+            reply in any_reply(), damages in prop::collection::vec(any::<(prop::sample::Index, u8)>(), 1..6), cut: bool,
+        ) {
+            let mut message = reply.encode("c", true);
+            for (at, byte) in damages {
+                let at = at.index(message.body.len());
+                message.body[at] = byte;
+                if cut {
+                    message.body.truncate(at + 1);
+                }
+            }
+            match Reply::decode(&message) {
+                Ok(read) => if let Some(error) = read.report.error() {
+                    prop_assert!(!error.kind.is_empty() && !error.message.trim().is_empty(), "{error:?}");
+                },
+                Err(fault) => prop_assert!(matches!(fault, ReplyFault::Body(_)), "{fault}"),
+            }
         }
 
         #[test]

@@ -111,7 +111,7 @@ impl Serialize for Child {
 }
 
 impl Report {
-    const fn error(&self) -> Option<&ErrorInfo> {
+    pub(super) const fn error(&self) -> Option<&ErrorInfo> {
         match self {
             Self::Retry { error, .. } | Self::Failure(error) => Some(error),
             _ => None,

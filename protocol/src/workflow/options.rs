@@ -13,9 +13,14 @@ use super::signature::list;
 use super::{Destination, WorkflowFault};
 use crate::message::Headers;
 use crate::timestamp::parse_celery;
+use crate::topology::MAX_PREFIX_BYTES;
 
 /// AMQP's bound for correlation ids and the names of queues, exchanges and routing keys.
 const MAX_SHORT_STRING_BYTES: usize = 255;
+const SHORT_STRING: &str = "a string of at most 255 bytes";
+/// What is left of it for what the prefix is put before, however long that is.
+const MAX_PREFIXED_BYTES: usize = MAX_SHORT_STRING_BYTES - MAX_PREFIX_BYTES;
+const PREFIXED: &str = "a string of at most 191 bytes, since a queue's name is the prefix and that";
 
 /// What counts for one signature only, or is handed on in another way than by [`Options::is_inherited`].
 const OWN: [&str; 10] =
@@ -73,6 +78,12 @@ impl Options {
             return Err(WorkflowFault::Chord);
         }
         let countdown = from.seconds("countdown")?.map(When::In);
+        let exchange = from.name("exchange")?;
+        // The default exchange's is a queue's full name.
+        let routing_key = match exchange.as_deref() {
+            Some("") => from.name("routing_key")?,
+            _ => from.text("routing_key", MAX_PREFIXED_BYTES, PREFIXED)?,
+        };
         Ok(Self {
             task_id: from.name("task_id")?.filter(|id| !id.is_empty()),
             reply_to: from.name("reply_to")?.filter(|queue| !queue.is_empty()),
@@ -91,8 +102,8 @@ impl Options {
             eta: if countdown.is_some() { countdown } else { from.time("eta")? },
             expires: from.time("expires")?,
             queue: from.name("queue")?,
-            exchange: from.name("exchange")?,
-            routing_key: from.name("routing_key")?,
+            exchange,
+            routing_key,
         })
     }
 
@@ -141,10 +152,18 @@ impl<'a> Reader<'a> {
     }
 
     fn name(&self, option: &'static str) -> Result<Option<String>, WorkflowFault> {
-        const EXPECTED: &str = "a string of at most 255 bytes";
-        match self.typed::<String>(option, EXPECTED)? {
-            Some(name) if name.len() > MAX_SHORT_STRING_BYTES => Err(self.wrong(option, EXPECTED)),
-            name => Ok(name),
+        self.text(option, MAX_SHORT_STRING_BYTES, SHORT_STRING)
+    }
+
+    fn text(
+        &self,
+        option: &'static str,
+        max_bytes: usize,
+        expected: &'static str,
+    ) -> Result<Option<String>, WorkflowFault> {
+        match self.typed::<String>(option, expected)? {
+            Some(text) if text.len() > max_bytes => Err(self.wrong(option, expected)),
+            text => Ok(text),
         }
     }
 

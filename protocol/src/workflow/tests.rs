@@ -3,6 +3,7 @@ use time::macros::datetime;
 
 use super::*;
 use crate::task::Embed;
+use crate::topology::{MAX_PREFIX_BYTES, Topology};
 
 fn raw(value: &Value) -> Option<Box<RawValue>> {
     (!value.is_null()).then(|| RawValue::from_string(value.to_string()).unwrap())
@@ -222,6 +223,23 @@ fn what_is_no_signature_is_named() {
     ] {
         assert_eq!(fault(&embed), said);
     }
+}
+
+#[test]
+fn a_routing_key_leaves_room_for_the_longest_prefix() {
+    let fits = |key: usize, exchange: &Value| {
+        check(&parent(&json!({"chain": [call("t", &json!({"routing_key": "x".repeat(key), "exchange": exchange}))]})))
+    };
+    for exchange in [Value::Null, json!("errand.tasks")] {
+        fits(191, &exchange).unwrap();
+        let refused = fits(192, &exchange).unwrap_err().to_string();
+        assert!(refused.starts_with(r#"option routing_key of "t" is not a string of at most 191 bytes"#), "{refused}");
+    }
+    fits(255, &json!("")).unwrap();
+    let longest = success(&json!({"chain": [call("t", &json!({"routing_key": "x".repeat(191)}))]}));
+    let Destination::Exchange(None, key) = &longest.successors[0].destination else { panic!("{longest:?}") };
+    let name = Topology::new("p".repeat(MAX_PREFIX_BYTES)).queue(key);
+    assert_eq!(name.len(), 255, "AMQP's longest name");
 }
 
 #[test]

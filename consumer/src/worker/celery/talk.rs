@@ -29,13 +29,13 @@ const MAX_TICKET: usize = 255;
 
 /// Talks until `close` or the end of the mailbox, and says last that the worker is gone.
 pub(super) async fn run(worker: Arc<Worker>, mailbox: Mailbox, mut told: Told, close: CancellationToken) {
-    let Mailbox { received, outgoing, sessions } = mailbox;
+    let Mailbox { received, outgoing, connected } = mailbox;
     let talk = Talk { worker: &worker, outgoing };
     tokio::select! {
         () = close.cancelled() => {}
         () = talk.hear(received) => {}
         () = talk.gather(&mut told) => {}
-        () = talk.live(sessions) => {}
+        () = talk.live(connected) => {}
     }
     worker.celery.events.switch(false);
     while let Some(events) = rest(&mut told) {
@@ -107,16 +107,17 @@ impl Talk<'_> {
     }
 
     /// Says that the worker is there, at once on every new connection.
-    async fn live(&self, mut sessions: watch::Receiver<u64>) {
+    async fn live(&self, mut connected: watch::Receiver<bool>) {
         let mut beats = interval(HEARTBEAT_INTERVAL);
         beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                changed = sessions.changed() => match changed {
-                    Ok(()) => self.say("worker-online"),
+                changed = connected.changed() => match changed {
+                    Ok(()) if *connected.borrow_and_update() => self.say("worker-online"),
+                    Ok(()) => {}
                     Err(_) => return,
                 },
-                _ = beats.tick() => if *sessions.borrow() > 0 {
+                _ = beats.tick() => if *connected.borrow() {
                     self.say("worker-heartbeat");
                 },
             }

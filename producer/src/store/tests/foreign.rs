@@ -17,7 +17,7 @@ async fn end_silent(store: &Store, seconds: i64) -> u64 {
 }
 
 fn told(id: &str, report: Report, seconds: i64) -> Recorded {
-    Recorded { reply: Reply::of(id, report), at: NOW + seconds * 1_000 }
+    Recorded::now(Reply::of(id, report), NOW + seconds * 1_000)
 }
 
 #[tokio::test]
@@ -76,6 +76,39 @@ async fn the_retries_of_a_stock_worker_are_attempts() {
     let told: Vec<_> = attempts.iter().map(|attempt| (attempt.number, attempt.state)).collect();
     let (retry, success) = (Some(State::Retry), Some(State::Success));
     assert_eq!(told, [(0, retry), (1, retry), (2, retry), (3, success)]);
+}
+
+#[tokio::test]
+async fn a_retry_of_a_stock_worker_that_the_broker_delivers_again_is_no_attempt_of_its_own() {
+    let (_dir, store) = store().await;
+    handed(&store, new_task("a")).await;
+    let retry = || Report::Retry { error: error("again"), eta: None };
+    let again = |report| Recorded { redelivered: true, ..told("a", report, 1) };
+    let counted = record(&store, [again(retry()), again(Report::Started), again(retry())].into()).await.unwrap();
+    assert_eq!((counted, row(&store, "a").await.retries), (1, 0), "the first was new to the store");
+    let batch = [told("a", Report::Started, 2), told("a", retry(), 3), again(retry()), again(success("3"))];
+    assert_eq!(record(&store, batch.into()).await.unwrap(), 3);
+    let attempts = store.attempts("a", &Whose::Anybody).await.unwrap().unwrap();
+    let states: Vec<_> = attempts.iter().map(|attempt| (attempt.number, attempt.state)).collect();
+    let (retry, success) = (Some(State::Retry), Some(State::Success));
+    assert_eq!(states, [(0, retry), (1, retry), (2, success)]);
+}
+
+#[tokio::test]
+async fn a_task_that_was_handed_over_before_that_was_noted_ends_by_the_clock_too() {
+    let (_dir, store) = store().await;
+    for (id, queue) in [("sent", "py"), ("retried", "py"), ("ours", "default")] {
+        store.insert(NewTask { queue: queue.to_owned(), ..new_task(id) }).await.unwrap();
+        publish(&store, id, 1).await;
+    }
+    store.insert(NewTask { queue: "py".to_owned(), ..new_task("waits") }).await.unwrap();
+    record(&store, [reply("retried", report_of(State::Retry), Some(0), Some(1))].into()).await.unwrap();
+    assert_eq!(end_silent(&store, 1_000_000).await, 0);
+    store.hear_from_now(vec!["py".to_owned()], NOW + 1_000).await.unwrap();
+    assert_eq!((end_silent(&store, 10).await, end_silent(&store, 11).await), (0, 2));
+    let states = ["sent", "retried", "ours", "waits"].map(|id| row(&store, id));
+    let states = futures_util::future::join_all(states).await.into_iter().map(|row| row.state).collect::<Vec<_>>();
+    assert_eq!(states, [State::Failure, State::Failure, State::Pending, State::Pending]);
 }
 
 #[tokio::test]

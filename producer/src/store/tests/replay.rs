@@ -39,8 +39,8 @@ async fn what_is_said_of_another_life_counts_for_nothing() {
     let due = store.take_due("default", 10, usize::MAX).await.unwrap();
     publish(&store, "a", due[0].publish).await;
     let said = |since| {
-        let Recorded { reply, at } = reply("a", success("7"), Some(1), None);
-        Recorded { reply: Reply { since: Some(since), ..reply }, at }
+        let Recorded { reply, at, .. } = reply("a", success("7"), Some(1), None);
+        Recorded::now(Reply { since: Some(since), ..reply }, at)
     };
     // The run of the life before went on, failed, and was retried under the number that the replay has.
     assert_eq!(record(&store, [said(NOW)].into()).await.unwrap(), 0);
