@@ -25,7 +25,7 @@ use futures_util::FutureExt;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use protocol::amqp::{Broker, Delivery, Fault, Publisher, QueueSpec, Subscribe, SubscriptionTask};
 use protocol::redaction::Redactions;
-use protocol::topology::Table;
+use protocol::topology::{Role, Table};
 use tokio::runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc};
@@ -90,7 +90,7 @@ pub(crate) async fn serve(config: Config, registry: Registry) -> anyhow::Result<
     anyhow::ensure!(registry.duplicates().is_empty(), "tasks registered twice: {:?}", registry.duplicates());
     let metrics = PrometheusBuilder::new().install_recorder()?;
     let broker = Broker::new(config.broker.clone(), &config.worker_name)?;
-    let table = config.topology.shared(&config.queues);
+    let table = config.topology.shared(Role::Consumer, &config.queues);
     let (publisher, publishing) = Publisher::new(broker.clone(), table.clone());
     let commands = config.topology.control_queue(&Uuid::now_v7().simple().to_string());
     let queue = commands.queues.first().map(|queue| queue.name.clone()).unwrap_or_default();

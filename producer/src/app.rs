@@ -8,7 +8,7 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use protocol::amqp::{Broker, Delivery, Fault, Link, Publisher, QueueSpec, Subscribe, SubscriptionTask};
 use protocol::message::Message;
 use protocol::timestamp::now_ms;
-use protocol::topology::{Table, Topology};
+use protocol::topology::{Role, Table, Topology};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -115,7 +115,7 @@ impl Producer {
         let broker = Broker::new(config.broker.clone(), "errand-producer")?;
         let receivers = Receivers::parse(&config.callback_allow).map_err(|error| anyhow!("CALLBACK_ALLOW: {error}"))?;
         let own: Vec<String> = queues.iter().filter(|queue| !config.foreign_queues.contains(queue)).cloned().collect();
-        let table = config.topology.shared(&own).and(config.topology.reply_queue(store.id()));
+        let table = config.topology.shared(Role::Producer, &own).and(config.topology.reply_queue(store.id()));
         Ok(Self {
             config,
             queues,
@@ -262,7 +262,7 @@ impl Producer {
         let queues =
             table.queues.iter().map(|queue| QueueSpec { name: queue.name.clone(), prefetch: HEARTBEAT_PREFETCH });
         let queues = queues.collect();
-        let table = self.topology().shared(&[]).and(table);
+        let table = self.topology().shared(Role::Producer, &[]).and(table);
         let (deliveries, _) = self.subscribe(Subscribe { table, queues, consumer_tag: "heartbeats".to_owned() });
         self.spawn("heartbeats", self.workers.clone().run(self.store.clone(), deliveries, questions));
     }

@@ -168,12 +168,11 @@ impl Topology {
         self.name("control")
     }
 
-    /// What both services declare, or only look for: everything but reply, heartbeat and control queues. `queues`
-    /// without prefix.
+    /// What both services declare: everything but reply, heartbeat and control queues. Where others declare it, what a
+    /// service of this role only looks for. `queues` without prefix.
     #[must_use]
-    pub fn shared(&self, queues: &[String]) -> Table {
-        let declared = self.definitions(queues);
-        if self.declared_elsewhere { declared.declared_elsewhere() } else { declared }
+    pub fn shared(&self, role: Role, queues: &[String]) -> Table {
+        if self.declared_elsewhere { self.expected(role, queues) } else { self.definitions(queues) }
     }
 
     /// What has to be declared by somebody, whether by the services or not.
@@ -318,7 +317,7 @@ mod tests {
     use super::*;
 
     fn table() -> Table {
-        Topology::new("errand.").shared(&["default".to_owned(), "mail".to_owned()])
+        Topology::new("errand.").shared(Role::Producer, &["default".to_owned(), "mail".to_owned()])
     }
 
     #[test]

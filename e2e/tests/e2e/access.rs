@@ -236,7 +236,7 @@ async fn what_is_not_a_users_own_is_refused_by_the_broker() -> Result<()> {
         (CONSUMER, Try::Publish("errand.dead", "")),
         (CONSUMER, Try::Publish("", "errand.dead-letters")),
         (CONSUMER, Try::Purge("errand.default")),
-        (CONSUMER, Try::Look(results)),
+        (CONSUMER, Try::Look("errand.dead-letters")),
     ];
     for (user, tried) in allowed {
         let answer = tried.by(user, pair.broker(), pair.vhost()).await?;

@@ -1,9 +1,10 @@
 //! What each service's user may do on the broker: the least with which it works, as patterns of names.
 //!
 //! What an operation needs: to bind a queue, write on the queue and read on the exchange; to consume, get or purge, read;
-//! to declare or delete, configure; to look whether something is there, nothing. The default exchange is `amq.default`.
+//! to declare or delete, configure; to look whether something is there, any of the three, or up to 4.2 nothing. Write on a
+//! queue gives least: with it alone nothing can be bound. The default exchange is `amq.default`.
 
-use super::{CONTROL_QUEUE, EVENTS, PIDBOX, PIDBOX_REPLIES, RESULTS, Topology, WORKERS_QUEUE};
+use super::{CONTROL_QUEUE, EVENTS, PIDBOX, PIDBOX_REPLIES, RESULTS, Table, Topology, WORKERS_QUEUE};
 
 /// Whose user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,13 +39,14 @@ impl Topology {
         let names = |list: &[String]| list.iter().map(|name| literal(name)).collect::<Vec<_>>();
         let own = |queue: &str| format!("{}{ID}", literal(&self.name(queue)));
         let default_exchange = literal("amq.default");
+        let tasks = names(&queues.iter().map(|queue| self.queue(queue)).collect::<Vec<_>>());
         match role {
             Role::Producer => {
                 let queues = [own(RESULTS), own(WORKERS_QUEUE)];
                 let published = [names(&[self.tasks(), self.control(), self.dead()]), vec![default_exchange]].concat();
                 Access {
                     configure: any_of(&queues),
-                    write: any_of(&[published, queues.to_vec()].concat()),
+                    write: any_of(&[published, queues.to_vec(), tasks].concat()),
                     read: any_of(&[queues.to_vec(), names(&[self.lost(), self.workers()])].concat()),
                 }
             }
@@ -53,16 +55,27 @@ impl Topology {
                 let celery = [EVENTS.to_owned(), PIDBOX_REPLIES.to_owned()];
                 let published = [&[self.tasks(), self.delay(), self.dead(), self.workers()], &celery[..]].concat();
                 let published = [names(&published), vec![default_exchange]].concat();
-                let tasks: Vec<String> = queues.iter().map(|queue| self.queue(queue)).collect();
+                let waiting = [format!("{}\\.[0-9]+s", literal(&self.delay())), literal(&self.dead_letters())];
                 Access {
                     configure: any_of(&heard),
-                    write: any_of(&[&published[..], &heard].concat()),
-                    read: any_of(
-                        &[names(&tasks), names(&[self.control(), PIDBOX.to_owned()]), heard.to_vec()].concat(),
-                    ),
+                    write: any_of(&[&published[..], &heard, &waiting].concat()),
+                    read: any_of(&[tasks, names(&[self.control(), PIDBOX.to_owned()]), heard.to_vec()].concat()),
                 }
             }
         }
+    }
+
+    /// What a service looks for that others declare: all that its user has a right to.
+    pub(super) fn expected(&self, role: Role, queues: &[String]) -> Table {
+        let mut table = self.definitions(queues);
+        match role {
+            Role::Producer => {
+                table.exchanges.retain(|exchange| exchange.name != self.delay());
+                table.queues.retain(|queue| queues.iter().any(|name| self.queue(name) == queue.name));
+            }
+            Role::Consumer => table.exchanges.retain(|exchange| exchange.name != self.lost()),
+        }
+        table.declared_elsewhere()
     }
 }
 
@@ -90,7 +103,23 @@ mod tests {
         let mailbox = r"(?!reply\.).+\.celery\.pidbox";
         assert_eq!(consumer.configure, format!("^(e\\.control\\.{ID}|{mailbox})$"));
         assert!(!producer.read.contains("default") && !producer.read.contains("tasks"), "{}", producer.read);
+        let waiting = r"e\.delay\.[0-9]+s|e\.dead-letters)$";
+        assert!(consumer.write.ends_with(waiting) && !producer.write.contains("delay"), "{consumer:?} {producer:?}");
         let read = format!("^(e\\.default|e\\.control|celery\\.pidbox|e\\.control\\.{ID}|{mailbox})$");
         assert_eq!(consumer.read, read);
+    }
+
+    #[test]
+    fn a_service_looks_only_for_what_its_user_has_a_right_to() {
+        let topology = Topology::new("e.").declared_elsewhere();
+        let queues = ["default".to_owned()];
+        let expected =
+            |role| topology.shared(role, &queues).expected.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let producer = expected(Role::Producer);
+        let exchanges = ["lost", "dead", "tasks", "workers", "control"].map(|name| format!("exchange e.{name}"));
+        assert_eq!(producer, [&exchanges[..], &["queue e.default".to_owned()]].concat());
+        let consumer = expected(Role::Consumer);
+        assert!(!consumer.contains(&"exchange e.lost".to_owned()), "{consumer:?}");
+        assert_eq!(consumer.len(), 5 + 1 + 1 + 20, "{consumer:?}");
     }
 }
