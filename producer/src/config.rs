@@ -127,6 +127,11 @@ pub struct Settings {
     #[arg(long, env = "FOREIGN_TIMEOUT", default_value = "1h", value_parser = duration)]
     foreign_timeout: Duration,
 
+    /// For how long a task that the broker should have must be missed before it is published again; three AMQP heartbeats
+    /// at least, within which the broker notices that a worker is gone
+    #[arg(long, env = "RECONCILE_AFTER", default_value = "30s", value_parser = duration)]
+    reconcile_after: Duration,
+
     /// Refuse tasks that no worker has announced yet
     #[arg(long, env = "REQUIRE_KNOWN_TASKS", default_value_t = false, action = clap::ArgAction::Set)]
     require_known_tasks: bool,
@@ -158,6 +163,8 @@ pub struct Config {
     pub foreign_queues: Vec<String>,
     /// How long these may say nothing of a task.
     pub foreign_timeout: Duration,
+    /// For how long a task must be missed before it counts as lost.
+    pub reconcile_after: Duration,
     /// Where HTTP listens.
     pub listen: SocketAddr,
     /// The store's URL.
@@ -213,6 +220,7 @@ impl Settings {
             queues,
             foreign_queues,
             foreign_timeout: self.foreign_timeout,
+            reconcile_after: self.reconcile_after,
             listen: self.producer_listen,
             database_url: self.database_url.clone(),
             api_key: self.api_key()?,
@@ -251,6 +259,7 @@ mod tests {
         assert_eq!(config.result_ttl, Duration::from_hours(7 * 24));
         assert_eq!(config.queues, ["default"]);
         assert_eq!(config.foreign_timeout, Duration::from_hours(1));
+        assert_eq!(config.reconcile_after, Duration::from_secs(30));
         assert_eq!(config.listen.to_string(), "127.0.0.1:8080");
     }
 

@@ -1,5 +1,5 @@
 //! The reply loop: batches what workers report and what running tasks submit into one transaction, commits, and only
-//! then acks.
+//! then acks and passes on the tracers that came back.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,11 +13,12 @@ use protocol::message::truncate;
 use protocol::reply::{ErrorInfo, Reply, Report};
 use protocol::timestamp::{from_unix_ms, now_ms, rfc3339};
 use protocol::topology::{Table, Topology};
+use protocol::trace::{Said, Tracer};
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
 use crate::rules::Limits;
-use crate::store::{Child, Recorded, Store, StoreError};
+use crate::store::{Child, Held, Recorded, Store, StoreError};
 use crate::submission;
 
 /// Unsettled replies, which the broker client holds in memory.
@@ -41,6 +42,7 @@ pub struct Replies {
     topology: Topology,
     table: Table,
     limits: Limits,
+    tracers: mpsc::Sender<Tracer>,
 }
 
 /// A batch sorted by what is to be done with it.
@@ -51,6 +53,9 @@ struct Batch {
     submissions: Vec<(usize, Delivery)>,
     reports: Vec<Recorded>,
     lost: Vec<LostNotice>,
+    held: Vec<Held>,
+    /// Tracers that workers have met, told once all that came before them is recorded.
+    traced: Vec<Tracer>,
     unreadable: Vec<(Delivery, String)>,
     /// The last of the other deliveries to be acked.
     last: Option<(usize, Delivery)>,
@@ -58,7 +63,7 @@ struct Batch {
 
 impl Replies {
     /// The reply loop of a store; `table` is declared again when the broker had no way for a task, children are accepted
-    /// within `limits`.
+    /// within `limits`, and tracers that came back go to `tracers`.
     #[must_use]
     pub fn new(
         store: Store,
@@ -67,8 +72,9 @@ impl Replies {
         topology: Topology,
         table: Table,
         limits: Limits,
+        tracers: mpsc::Sender<Tracer>,
     ) -> Self {
-        Self { store, publisher, broker, topology, table, limits }
+        Self { store, publisher, broker, topology, table, limits, tracers }
     }
 
     /// Records until the deliveries end.
@@ -102,6 +108,15 @@ impl Replies {
                 }
                 continue;
             }
+            if let Some(said) = Said::read(&delivery.message) {
+                match said {
+                    Said::Traced(tracer) => batch.traced.push(tracer),
+                    Said::Held { task_id, wait } => batch.held.push(Held::new(task_id, wait, at)),
+                    Said::Nothing => tracing::debug!("a tracer that the broker gave up"),
+                }
+                batch.last = Some((place, delivery));
+                continue;
+            }
             if let Some(notice) = LostNotice::read(&delivery.message, &self.topology) {
                 batch.lost.push(notice);
                 batch.last = Some((place, delivery));
@@ -123,16 +138,20 @@ impl Replies {
 
     /// Tries for as long as it takes: what is not recorded stays unacked, and the prefetch bounds it.
     async fn record(&self, batch: Batch) {
-        let Batch { children, submissions, reports, lost, mut unreadable, last } = batch;
+        let Batch { children, submissions, reports, lost, held, traced, mut unreadable, last } = batch;
         let (children, reports) = (children.into(), reports.into());
         let orphans = loop {
-            match self.store_all(&children, &reports, &lost).await {
+            match self.store_all(&children, &reports, &lost, &held).await {
                 Ok(orphans) => break orphans,
                 Err(StoreError::Closed) => return,
                 Err(error) => tracing::error!(%error, "replies wait for the store"),
             }
             sleep(PAUSE).await;
         };
+        for tracer in traced {
+            // Of one too many the next round makes up for it.
+            let _ = self.tracers.try_send(tracer);
+        }
         let mut recorded: Vec<(usize, Delivery)> = last.into_iter().collect();
         for (number, (place, delivery)) in submissions.into_iter().enumerate() {
             if orphans.contains(&number) {
@@ -155,6 +174,7 @@ impl Replies {
         children: &Arc<[Child]>,
         reports: &Arc<[Recorded]>,
         lost: &[LostNotice],
+        held: &[Held],
     ) -> Result<Vec<usize>, StoreError> {
         let mut orphans = Vec::new();
         if !children.is_empty() || !reports.is_empty() {
@@ -162,6 +182,9 @@ impl Replies {
             metrics::counter!("errand_children_total").increment(counted.children);
             metrics::counter!("errand_reports_total").increment(counted.reports);
             orphans = counted.orphans;
+        }
+        if !held.is_empty() {
+            self.store.hold(held.to_vec()).await?;
         }
         if !lost.is_empty() {
             self.mend(lost).await;

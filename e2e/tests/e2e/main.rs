@@ -31,6 +31,7 @@ mod mail;
 mod queries;
 mod queues;
 mod quotas;
+mod reconciler;
 mod revoke;
 mod routing;
 mod rows;

@@ -11,6 +11,7 @@ mod foreign;
 mod keys;
 mod list;
 mod migrate;
+mod reconcile;
 mod replay;
 mod watch;
 
@@ -92,7 +93,7 @@ async fn row(store: &Store, id: &str) -> TaskRow {
 }
 
 async fn publish(store: &Store, id: &str, publish: u32) {
-    store.mark([Published(id.to_owned(), publish)].into(), HandedTo::Workers).await.unwrap();
+    store.mark([Published(id.to_owned(), publish)].into(), HandedTo::Workers(NOW)).await.unwrap();
 }
 
 #[tokio::test]
