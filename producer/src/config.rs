@@ -84,6 +84,12 @@ fn key_name(text: &str) -> Result<String, String> {
     if fits { Ok(text.to_owned()) } else { Err("1 to 100 bytes without control characters".to_owned()) }
 }
 
+/// Below a second nothing could have come back before it counts as lost.
+fn reconcile_after(text: &str) -> Result<Duration, String> {
+    let after = duration(text).map_err(|error| error.to_string())?;
+    if after >= Duration::from_secs(1) { Ok(after) } else { Err("at least 1s".to_owned()) }
+}
+
 /// The settings as given.
 #[derive(Args)]
 pub struct Settings {
@@ -129,7 +135,7 @@ pub struct Settings {
 
     /// For how long a task that the broker should have must be missed before it is published again; three AMQP heartbeats
     /// at least, within which the broker notices that a worker is gone
-    #[arg(long, env = "RECONCILE_AFTER", default_value = "30s", value_parser = duration)]
+    #[arg(long, env = "RECONCILE_AFTER", default_value = "30s", value_parser = reconcile_after)]
     reconcile_after: Duration,
 
     /// Refuse tasks that no worker has announced yet
@@ -277,6 +283,14 @@ mod tests {
         ] {
             assert!(!parse(bad), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn what_is_missed_for_less_than_a_second_is_not_lost() {
+        let parse =
+            |after| Cli::try_parse_from(["producer", "--reconcile-after", after]).map_err(|error| error.to_string());
+        assert!(parse("1s").is_ok());
+        assert!(parse("999ms").is_err_and(|error| error.contains("--reconcile-after")));
     }
 
     #[test]

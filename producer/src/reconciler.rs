@@ -44,7 +44,7 @@ const SHORTEST: Duration = Duration::from_millis(100);
 /// Rows that are read together.
 const PAGE: u32 = 1_000;
 /// Rows that are written together, so that no commit is long.
-const CHUNK: usize = 5_000;
+const CHUNK: usize = 1_000;
 /// Missing rows of a queue that are followed at once; those heard of least come first.
 const MAX_MISSING: usize = 20_000;
 
