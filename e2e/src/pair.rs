@@ -117,7 +117,8 @@ impl Builder {
         consumer_env.extend(self.consumer);
         let build = |binary: &str| if self.faults { format!("{FAULTS}/{binary}") } else { binary.to_owned() };
         let producer =
-            Service::start_under(&self.producer_under, &build("producer"), "producer", dir.path(), &producer_env).await?;
+            Service::start_under(&self.producer_under, &build("producer"), "producer", dir.path(), &producer_env)
+                .await?;
         let client = Client::new(producer.address())?;
         let mut pair = Pair {
             client,

@@ -55,7 +55,7 @@ async fn metric(service: &Service, name: &str) -> Result<u64> {
 }
 
 /// Handlers that the workers have started since each was.
-async fn runs_started(pair: &Pair) -> Result<u64> {
+pub(crate) async fn runs_started(pair: &Pair) -> Result<u64> {
     let mut all = 0;
     for worker in &pair.consumers {
         all += metric(worker, "errand_runs_started_total").await?;

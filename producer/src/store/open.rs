@@ -113,8 +113,8 @@ impl Store {
             _lock: Arc::new(lock),
         };
         let Self { wake, outstanding, control, watches, .. } = store.clone();
-        let writer = Writer::new(connection, reserve, requests, wake, outstanding, control, watches).await?;
-        tracker.spawn(writer.run());
+        let committing = Writer::new(connection, reserve, requests, wake, outstanding, control, watches);
+        tracker.spawn(committing.await?.run());
         Ok(store)
     }
 

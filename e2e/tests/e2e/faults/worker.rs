@@ -92,19 +92,6 @@ async fn ended(pair: &Pair, ids: &[String]) -> Result<Vec<(String, String)>> {
 }
 
 #[tokio::test]
-async fn a_worker_told_to_end_finishes_what_it_runs() -> Result<()> {
-    let mut pair = Pair::on(broker::shared().await?).consumer_env("CONCURRENCY", "4").start().await?;
-    let ids = accepted(pair.client(), 8, slow(2)).await?;
-    pair.client().await_state(&ids[0], |task| task["state"] == "STARTED", SOON).await?;
-    let status = pair.consumers[0].terminate(SOON).await?;
-    assert!(status.success(), "{status}");
-    let first = pair.client().await_terminal(&ids[0], SOON).await?;
-    assert_eq!((&first["state"], &first["retries"]), (&json!("SUCCESS"), &json!(0)));
-    pair.start_consumer(&[]).await?;
-    succeed(pair.client(), &ids).await
-}
-
-#[tokio::test]
 async fn a_result_whose_reply_queue_is_gone_is_dropped_and_its_task_is_settled() -> Result<()> {
     let pair = Pair::on(broker::shared().await?).start().await?;
     let management = &pair.broker().management;
