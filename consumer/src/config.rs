@@ -13,9 +13,6 @@ use protocol::topology::Topology;
 
 pub use self::tasks::TaskSettings;
 
-/// Half of RabbitMQ's own consumer timeout of 30 minutes, after which it takes a delivery back.
-const SAFE_TIME_LIMIT: Duration = Duration::from_mins(15);
-
 /// Runs tasks from RabbitMQ
 #[derive(Parser)]
 #[command(version)]
@@ -85,6 +82,10 @@ pub struct Settings {
     #[arg(long, env = "MAX_TIME_LIMIT", default_value = "15m", value_parser = duration)]
     max_time_limit: Duration,
 
+    /// The broker's `consumer_timeout`, after which it takes deliveries back; `MAX_TIME_LIMIT` is at most half of it
+    #[arg(long, env = "CONSUMER_TIMEOUT", default_value = "30m", value_parser = duration)]
+    consumer_timeout: Duration,
+
     /// The largest result, in bytes of JSON
     #[arg(long, env = "MAX_RESULT_BYTES", default_value_t = 1024 * 1024)]
     max_result_bytes: usize,
@@ -148,10 +149,11 @@ impl Settings {
         if self.time_limit > self.max_time_limit || self.time_limit.is_zero() {
             return Err(BadSetting::Limit("TIME_LIMIT must be above zero and at most MAX_TIME_LIMIT"));
         }
-        if self.max_time_limit > SAFE_TIME_LIMIT {
-            tracing::warn!(
-                "MAX_TIME_LIMIT is above 15m: the broker takes a delivery back after its consumer_timeout, 30m by default"
-            );
+        // Half: a delivery may have waited for a place, and what follows the run is still to be published.
+        if self.max_time_limit > self.consumer_timeout / 2 {
+            return Err(BadSetting::Limit(
+                "MAX_TIME_LIMIT must be at most half of CONSUMER_TIMEOUT, the broker's consumer_timeout",
+            ));
         }
         Ok(Config {
             broker: self.broker.address()?,
@@ -209,6 +211,14 @@ mod tests {
     fn the_time_limit_is_within_its_maximum() {
         let error = check(&["--time-limit", "20m"]).unwrap_err().to_string();
         assert!(error.contains("TIME_LIMIT"), "{error}");
-        assert!(check(&["--time-limit", "20m", "--max-time-limit", "20m"]).is_ok());
+        assert!(check(&["--time-limit", "10m", "--max-time-limit", "10m"]).is_ok());
+    }
+
+    #[test]
+    fn no_task_may_run_for_more_than_half_of_the_brokers_patience() {
+        let error = check(&["--max-time-limit", "16m"]).unwrap_err().to_string();
+        assert!(error.contains("MAX_TIME_LIMIT") && error.contains("CONSUMER_TIMEOUT"), "{error}");
+        assert!(check(&["--max-time-limit", "16m", "--consumer-timeout", "32m"]).is_ok());
+        assert!(check(&["--consumer-timeout", "29m"]).is_err(), "the default is held against it too");
     }
 }

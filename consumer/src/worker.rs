@@ -5,6 +5,7 @@
 mod celery;
 pub(crate) mod child;
 mod children;
+mod clocks;
 mod follow;
 mod gates;
 mod health;
@@ -35,6 +36,7 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use self::celery::Celery;
+use self::clocks::Clocks;
 use self::gates::Gates;
 use self::health::Health;
 use self::intake::Intake;
@@ -99,12 +101,13 @@ pub(crate) async fn serve(config: Config, registry: Registry) -> anyhow::Result<
     let subscribe = subscribe(&config, table.and(commands));
     let (consuming, deliveries, consuming_link) = SubscriptionTask::new(broker.clone(), subscribe);
     let (consuming, steering) = consuming.steered(control_queue(&queue));
-    let remote = Remote::new(queue, config.topology.clone(), steering);
+    let clocks = Arc::<Clocks>::default();
+    let remote = Remote::new(queue, config.topology.clone(), clocks.clone(), steering);
     let handlers = HandlerThreads::start()?;
     let exhausted = CancellationToken::new();
     let pools = Pools::new(handlers.handle()?, config.blocking_threads, exhausted.clone());
     let (celery, told) = Celery::new(&config);
-    let worker = Arc::new(Worker::new(config, registry, publisher.clone(), pools, remote, celery));
+    let worker = Arc::new(Worker::new(config, registry, publisher.clone(), pools, remote, celery, clocks));
 
     let (stop, close) = (worker.stop.clone(), CancellationToken::new());
     let (faults, mut fatal) = mpsc::channel(2);
@@ -145,6 +148,7 @@ impl Worker {
         pools: Pools,
         remote: Remote,
         celery: Celery,
+        clocks: Arc<Clocks>,
     ) -> Self {
         let celery = Arc::new(celery);
         let Config { blocking_threads, child_processes, concurrency, .. } = config;
@@ -159,6 +163,7 @@ impl Worker {
                 config.worker_name.clone(),
                 Redactions::of(registry.task_types()),
                 celery,
+                clocks,
             ),
             slots: Arc::new(Semaphore::new(usize::from(config.concurrency))),
             config,

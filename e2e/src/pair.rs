@@ -27,6 +27,7 @@ pub struct Builder {
     consumers: usize,
     worker: String,
     faults: bool,
+    producer_under: Vec<String>,
     producer_via: Option<SocketAddr>,
     consumer_via: Option<SocketAddr>,
 }
@@ -73,6 +74,13 @@ impl Builder {
         self
     }
 
+    /// The producer is started by this command, which becomes it, and keeps its store at this path there.
+    #[must_use]
+    pub fn producer_under(mut self, command: Vec<String>, store: &Path) -> Self {
+        self.producer_under = command;
+        self.producer_env("DATABASE_URL", &format!("sqlite:{}", store.display()))
+    }
+
     /// The producer reaches the broker through this address, a proxy's.
     #[must_use]
     pub fn producer_via(mut self, proxy: SocketAddr) -> Self {
@@ -108,7 +116,9 @@ impl Builder {
         let mut consumer_env = common(self.consumer_via);
         consumer_env.extend(self.consumer);
         let build = |binary: &str| if self.faults { format!("{FAULTS}/{binary}") } else { binary.to_owned() };
-        let producer = Service::start(&build("producer"), "producer", dir.path(), &producer_env).await?;
+        let producer =
+            Service::start_under(&self.producer_under, &build("producer"), "producer", dir.path(), &producer_env)
+                .await?;
         let client = Client::new(producer.address())?;
         let mut pair = Pair {
             client,
@@ -163,6 +173,7 @@ impl Pair {
             consumers: 1,
             worker: "consumer".to_owned(),
             faults: false,
+            producer_under: Vec::new(),
             producer_via: None,
             consumer_via: None,
         }

@@ -1,5 +1,6 @@
 //! Owns a running producer or consumer: the built binary, its whole environment, its port, its log.
 
+use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
@@ -35,10 +36,15 @@ impl Service {
     /// Starts `binary` (the producer, or a worker, as [`built`] takes it) in `dir` and waits until it is ready. `name` is
     /// for messages and the log's file name. It gets a free port unless `env` has `PRODUCER_LISTEN` or `CONSUMER_LISTEN`.
     pub async fn start(binary: &str, name: &str, dir: &Path, env: &Env) -> Result<Self> {
+        Self::start_under(&[], binary, name, dir, env).await
+    }
+
+    /// The same, started by another command, which becomes the service.
+    pub async fn start_under(under: &[String], binary: &str, name: &str, dir: &Path, env: &Env) -> Result<Self> {
         let mut tries = 0;
         loop {
             tries += 1;
-            let mut service = Self::spawn(binary, name, dir, env)?;
+            let mut service = Self::spawn_under(under, binary, name, dir, env)?;
             match service.await_ready(READY).await {
                 Ok(()) => return Ok(service),
                 // Somebody else took the port between its choice and its use.
@@ -50,6 +56,10 @@ impl Service {
 
     /// Starts it and does not wait: for what happens when it cannot become ready.
     pub fn spawn(binary: &str, name: &str, dir: &Path, env: &Env) -> Result<Self> {
+        Self::spawn_under(&[], binary, name, dir, env)
+    }
+
+    fn spawn_under(under: &[String], binary: &str, name: &str, dir: &Path, env: &Env) -> Result<Self> {
         let listen = if binary.ends_with("producer") { "PRODUCER_LISTEN" } else { "CONSUMER_LISTEN" };
         let mut env = env.clone();
         let address = match env.get(listen) {
@@ -59,8 +69,9 @@ impl Service {
         env.insert(listen.to_owned(), address.to_string());
         env.entry("HOME".to_owned()).or_insert_with(|| dir.display().to_string());
         let log = dir.join(format!("{name}.log"));
-        let (program, dir) = (built(binary)?, dir.to_owned());
-        let launch = Launch { program, args: Vec::new(), env, dir, log, user: None };
+        let mut words = under.iter().map(OsString::from).chain([built(binary)?.into()]);
+        let (program, dir) = (words.next().unwrap_or_default().into(), dir.to_owned());
+        let launch = Launch { program, args: words.collect(), env, dir, log, user: None };
         let process = Process::spawn(&launch)?;
         Ok(Self { name: name.to_owned(), launch, address, process, quiet: false })
     }

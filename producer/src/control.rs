@@ -8,6 +8,7 @@ use protocol::amqp::{Publish, Publisher};
 use protocol::control::{Control as Command, MAX_IDS, TELL_INTERVAL};
 use protocol::faults::{Point, point};
 use protocol::message::Message;
+use protocol::timestamp::now_ms;
 use protocol::topology::Topology;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep};
@@ -68,8 +69,8 @@ impl Control {
                     self.tell_revoked(&To::All, revoked).await;
                     Ok(())
                 }
-                Ok(()) = link.changed() => self.tell_all(&To::All, &mut pauses).await,
-                _ = ticks.tick() => self.tell_all(&To::All, &mut pauses).await,
+                Ok(()) = link.changed() => self.tell_everybody(&mut pauses).await,
+                _ = ticks.tick() => self.tell_everybody(&mut pauses).await,
                 Some(question) = questions.recv() => self.answer(question, &mut answered, &mut pauses).await,
             };
             if let Err(error) = told {
@@ -102,7 +103,7 @@ impl Control {
         }
         let to = To::One { queue, question: properties.correlation_id.clone() };
         self.tell_all(&to, pauses).await?;
-        self.say(&to, &Command::Answered).await;
+        self.say(&to, &self.answered()).await;
         if link.has_changed().unwrap_or(true) {
             return Ok(());
         }
@@ -110,6 +111,17 @@ impl Control {
         if answered.len() > QUESTIONS {
             answered.pop_front();
         }
+        Ok(())
+    }
+
+    fn answered(&self) -> Command {
+        Command::Answered { by: Some(self.store.id().to_owned()), now: Some(now_ms()) }
+    }
+
+    /// All of it, and what time it is, to all workers.
+    async fn tell_everybody(&self, pauses: &mut Pauses) -> Result<(), StoreError> {
+        self.tell_all(&To::All, pauses).await?;
+        self.say(&To::All, &self.answered()).await;
         Ok(())
     }
 

@@ -24,6 +24,7 @@ mod reconcile;
 mod relay;
 mod replay;
 mod reports;
+mod reserve;
 mod revoke;
 mod secrets;
 mod stats;
@@ -371,6 +372,9 @@ pub enum StoreError {
     /// The database failed: disk full, read-only, corrupt.
     #[error("the store failed: {0}")]
     Database(std::sync::Arc<sqlx::Error>),
+    /// The disk is full, and what is kept free is for what has been accepted.
+    #[error("the store's disk is full")]
+    Full,
     /// The disk did not answer in time.
     #[error("the store did not answer in time")]
     Slow,

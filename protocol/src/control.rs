@@ -68,8 +68,15 @@ pub enum Control {
         /// Its name.
         worker: String,
     },
-    /// A producer has answered a question in full.
-    Answered,
+    /// A producer has answered a question in full; to all workers it says with this what time it is.
+    Answered {
+        /// Its store.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<String>,
+        /// What its clock shows, ms since 1970: by it the store's etas and expiries are meant.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        now: Option<i64>,
+    },
 }
 
 fn revoked() -> String {
@@ -144,7 +151,7 @@ impl Control {
                 text("by", by)
             }
             Self::Ask { worker } => text("worker", worker),
-            Self::Answered => Ok(()),
+            Self::Answered { by, .. } => by.as_deref().map_or(Ok(()), |by| text("by", by)),
         }
     }
 }
@@ -171,7 +178,7 @@ mod tests {
         let newer = json!({"version": 2, "type": "revoke", "task_ids": ["a"], "signal": "KILL"});
         let revoke = Control::Revoke { task_ids: vec!["a".to_owned()], at: vec![], reason: REVOKED.to_owned() };
         assert_eq!(of(&newer).unwrap(), revoke);
-        assert_eq!(of(&json!({"type": "answered", "more": 1})).unwrap(), Control::Answered);
+        assert_eq!(of(&json!({"type": "answered", "more": 1})).unwrap(), Control::Answered { by: None, now: None });
     }
 
     #[test]
@@ -191,6 +198,7 @@ mod tests {
             json!({"type": "revoke", "task_ids": ["a"], "at": [1, 2]}),
             json!({"type": "revoke", "task_ids": "a"}),
             json!({"type": "pause", "queue": "q"}),
+            json!({"type": "answered", "by": ""}),
             json!({"type": "shutdown"}),
             json!({"worker": "a heartbeat"}),
             json!([]),
@@ -212,7 +220,7 @@ mod tests {
             (name(), name()).prop_map(|(queue, by)| Control::Pause { queue, by }),
             (name(), name()).prop_map(|(queue, by)| Control::Resume { queue, by }),
             name().prop_map(|worker| Control::Ask { worker }),
-            Just(Control::Answered),
+            (prop::option::of(name()), any::<Option<i64>>()).prop_map(|(by, now)| Control::Answered { by, now }),
         ]
     }
 

@@ -29,7 +29,7 @@ impl Settle {
         task_id: &str,
         signature: &Signature,
     ) -> Result<(), SubmitError> {
-        let publish = self.child(parent, task_id, signature, OffsetDateTime::now_utc());
+        let publish = self.child(parent, task_id, signature, self.now(parent.task));
         let deadline = Instant::now() + PATIENCE;
         let mut backoff = Backoff::default();
         let mut last = "it is not connected".to_owned();

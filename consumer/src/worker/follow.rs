@@ -95,7 +95,7 @@ impl Settle {
         let Lost { publish: Publish { routing_key: queue, message, .. }, task, why } = lost;
         tracing::warn!(task_id = %task.id, task = %task.task, %why, "no queue takes what follows a task");
         let error = ErrorInfo::new(UNROUTABLE, why);
-        let now = OffsetDateTime::now_utc();
+        let now = self.now(&task);
         let Following { successors, unreached, .. } = after_failure(&task, now);
         let origin = Origin { task: &task, message: &message, queue: &queue };
         let letter = self.dead_letter(&origin, &error, now);

@@ -159,13 +159,12 @@ async fn attempt(worker: &Arc<Worker>, key: &Key, task: &Task, message: &Message
     if let Some(due) = refuse_revoked(worker, &origin).await {
         return due;
     }
-    let wait = wait_of(task, OffsetDateTime::now_utc());
+    let wait = wait_of(task, worker.settle.now(task));
     if wait >= HOLD {
         return worker.settle.publish(&origin, Followup::Forward(wait)).await;
     }
     tokio::time::sleep(wait).await;
-    let started_at = OffsetDateTime::now_utc();
-    let handler = match handler_of(worker, task, started_at) {
+    let handler = match handler_of(worker, task, worker.settle.now(task)) {
         Ok(handler) => handler,
         Err(outcome) => return dispose(worker, &origin, outcome, RetryPolicy::default(), None).await,
     };

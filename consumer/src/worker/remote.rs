@@ -1,4 +1,4 @@
-//! What producers tell this worker: which tasks are revoked, which queues are paused. It asks before it consumes.
+//! What producers tell this worker: which tasks are revoked, which queues are paused, what time it is. It asks before it consumes.
 //!
 //! It only knows. `intake` and `run` look here before they start anything, and `runs` cancels what runs already.
 
@@ -12,8 +12,8 @@ use protocol::amqp::{Publish, Publisher, QueueSpec, Steering, Wanted};
 use protocol::control::{Control, PATIENCE, TOLD_TTL};
 use protocol::message::Message;
 use protocol::task::Task;
+use protocol::timestamp::unix_ms;
 use protocol::topology::Topology;
-use time::OffsetDateTime;
 use tokio::sync::watch;
 use tokio::time::{Instant, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -21,6 +21,7 @@ use uuid::Uuid;
 
 pub(super) use self::revoked::Revocation;
 use self::revoked::Revoked;
+use super::clocks::Clocks;
 
 /// How often the question is repeated while nobody has answered: a producer may just be connecting.
 const ASK_EVERY: Duration = Duration::from_millis(500);
@@ -36,6 +37,7 @@ const MAX_PAUSES: usize = 10_000;
 pub(super) struct Remote {
     queue: String,
     topology: Topology,
+    clocks: Arc<Clocks>,
     revoked: Mutex<Revoked>,
     /// Queues without the prefix, each with the store that pauses it, and when that was last said.
     pauses: Mutex<HashMap<(String, String), Instant>>,
@@ -46,9 +48,9 @@ pub(super) struct Remote {
 
 impl Remote {
     /// Hears commands from the queue that [`control_queue`] names.
-    pub(super) fn new(queue: String, topology: Topology, steering: Steering) -> Self {
+    pub(super) fn new(queue: String, topology: Topology, clocks: Arc<Clocks>, steering: Steering) -> Self {
         let (revoked, pauses) = (Mutex::default(), Mutex::default());
-        Self { queue, topology, revoked, pauses, steering, answered: watch::Sender::default() }
+        Self { queue, topology, clocks, revoked, pauses, steering, answered: watch::Sender::default() }
     }
 
     /// The full name of the queue that commands come from.
@@ -67,9 +69,13 @@ impl Remote {
             }
             Ok(Control::Pause { queue, by }) => self.pause(queue, by),
             Ok(Control::Resume { queue, by }) => self.resume(queue, by),
-            Ok(Control::Answered) => {
-                let question = message.properties.correlation_id.clone().unwrap_or_default();
-                self.answered.send_replace(question);
+            Ok(Control::Answered { by, now }) => {
+                if let Some((by, now)) = by.zip(now) {
+                    self.clocks.set(self.topology.results(&by), now);
+                }
+                if let Some(question) = &message.properties.correlation_id {
+                    self.answered.send_replace(question.clone());
+                }
             }
             Ok(Control::Ask { .. }) => {}
             Err(error) => tracing::warn!(%error, "a message in the control queue is passed over"),
@@ -78,8 +84,8 @@ impl Remote {
     }
 
     /// Revokes tasks from now on, of whichever life: those that are not started end so.
-    pub(super) fn revoke(&self, task_ids: Vec<String>, reason: &str, now: OffsetDateTime) -> Vec<Revocation> {
-        let at = i64::try_from(now.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX);
+    pub(super) fn revoke(&self, task_ids: Vec<String>, reason: &str) -> Vec<Revocation> {
+        let at = unix_ms(self.clocks.now(None));
         let at = vec![at; task_ids.len()];
         let revocations = Revocation::of(task_ids, &at);
         lock(&self.revoked).insert(&revocations, reason, Instant::now());

@@ -56,7 +56,7 @@ impl Attempt<'_> {
             Place::Among | Place::Thread => None,
         };
         // Its time runs from here: that a process takes long to come up is not the task's fault.
-        let (started, started_at) = (Instant::now(), OffsetDateTime::now_utc());
+        let (started, started_at) = (Instant::now(), worker.settle.now(task));
         let hard = task.time_limit.or(options.time_limit).unwrap_or(worker.config.time_limit);
         let hard = hard.min(worker.config.max_time_limit);
         let soft = task.soft_time_limit.or(options.soft_time_limit).map(|soft| soft.min(hard));

@@ -22,6 +22,7 @@ use time::OffsetDateTime;
 use tokio::time::Instant;
 
 use super::celery::Celery;
+use super::clocks::Clocks;
 use crate::disposition::{Disposition, bounded};
 
 /// The longest pause between two attempts to publish the same.
@@ -80,6 +81,7 @@ pub(super) struct Settle {
     /// What messages show of their arguments.
     pub(super) redactions: Redactions,
     celery: Arc<Celery>,
+    clocks: Arc<Clocks>,
 }
 
 /// What an attempt came to, in the order in which it is published.
@@ -97,8 +99,14 @@ impl Settle {
         worker: String,
         redactions: Redactions,
         celery: Arc<Celery>,
+        clocks: Arc<Clocks>,
     ) -> Self {
-        Self { publisher, topology, worker, redactions, celery }
+        Self { publisher, topology, worker, redactions, celery, clocks }
+    }
+
+    /// The time by which the task's eta and expiry are meant.
+    pub(super) fn now(&self, task: &Task) -> OffsetDateTime {
+        self.clocks.now(task.reply_to.as_deref())
     }
 
     /// Publishes all that follows, for as long as it takes: until then the delivery stays unacked. A client that has the
@@ -154,7 +162,7 @@ impl Settle {
         started_at: Option<OffsetDateTime>,
     ) -> Option<Publishes> {
         let task = origin.task;
-        let now = OffsetDateTime::now_utc();
+        let now = self.now(task);
         let (disposition, following) = self::following(task, disposition, now);
         let held_ms = match &disposition {
             Disposition::Retry { wait, .. } => Some(trace::milliseconds(*wait)),

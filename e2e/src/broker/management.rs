@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use reqwest::{Method, Url};
 use serde_json::{Value, json};
 
 use crate::{client, until};
+
+/// How long the API may take to tell of a policy.
+const POLICY: Duration = Duration::from_secs(30);
 
 /// A node's management API.
 #[derive(Debug, Clone)]
@@ -77,8 +80,37 @@ impl Management {
     /// Creates a virtual host in which this user may do everything.
     pub async fn add_vhost(&self, vhost: &str) -> Result<()> {
         self.call(Method::PUT, &["vhosts", vhost], None).await?;
+        self.allow(vhost, &self.credentials.0).await
+    }
+
+    /// Makes a user, or gives one another password. Its connections stay.
+    pub async fn set_password(&self, user: &str, password: &str) -> Result<()> {
+        let wish = json!({"password": password, "tags": ""});
+        self.call(Method::PUT, &["users", user], Some(&wish)).await.map(drop)
+    }
+
+    /// Lets a user do everything in a virtual host.
+    pub async fn allow(&self, vhost: &str, user: &str) -> Result<()> {
         let all = json!({"configure": ".*", "write": ".*", "read": ".*"});
-        self.call(Method::PUT, &["permissions", vhost, &self.credentials.0], Some(&all)).await.map(drop)
+        self.call(Method::PUT, &["permissions", vhost, user], Some(&all)).await.map(drop)
+    }
+
+    /// Takes a user's permissions in a virtual host away. Its connections stay.
+    pub async fn forbid(&self, vhost: &str, user: &str) -> Result<()> {
+        self.call(Method::DELETE, &["permissions", vhost, user], None).await.map(drop)
+    }
+
+    /// Bounds a queue to about so many messages, by a policy, and waits until it is in force.
+    pub async fn limit_length(&self, vhost: &str, queue: &str, length: u32) -> Result<()> {
+        let pattern = format!("^{}$", queue.replace('.', "\\."));
+        let policy = json!({"pattern": pattern, "apply-to": "queues", "definition": {"max-length": length}});
+        self.call(Method::PUT, &["policies", vhost, "length"], Some(&policy)).await?;
+        until("the policy", POLICY, async || {
+            let found = self.queue(vhost, queue).await?;
+            ensure!(found["policy"] == "length", "{}", found["policy"]);
+            Ok(())
+        })
+        .await
     }
 
     /// What the API says about a queue. Its counts lag by up to ten seconds: see [`super::Endpoint::depth`].
@@ -91,6 +123,11 @@ impl Management {
         let list = self.call(Method::GET, &["queues", vhost], None).await?;
         let names = list.as_array().into_iter().flatten().filter_map(|queue| queue["name"].as_str());
         Ok(names.map(str::to_owned).collect())
+    }
+
+    /// Deletes an exchange with its bindings.
+    pub async fn delete_exchange(&self, vhost: &str, exchange: &str) -> Result<()> {
+        self.call(Method::DELETE, &["exchanges", vhost, exchange], None).await.map(drop)
     }
 
     /// Deletes a queue with its messages.
@@ -130,9 +167,10 @@ impl Management {
         Ok(())
     }
 
-    /// Looks at the first messages of a queue and puts them back, which counts as a delivery of each.
+    /// Looks at the first messages of a queue and puts them back, which counts as a delivery of each. Payloads are cut off
+    /// after 100 kB.
     pub async fn peek(&self, vhost: &str, queue: &str, count: usize) -> Result<Vec<Message>> {
-        let wish = json!({"count": count, "ackmode": "ack_requeue_true", "encoding": "auto"});
+        let wish = json!({"count": count, "ackmode": "ack_requeue_true", "encoding": "auto", "truncate": 100_000});
         let list = self.call(Method::POST, &["queues", vhost, queue, "get"], Some(&wish)).await?;
         Ok(list.as_array().into_iter().flatten().map(message).collect())
     }

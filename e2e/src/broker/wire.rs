@@ -11,6 +11,8 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 const DEADLINE: Duration = Duration::from_secs(10);
+/// Of a body in one frame, bytes: less than the broker's limit.
+const FRAME: usize = 100_000;
 const FRAME_END: u8 = 0xCE;
 const METHOD: u8 = 1;
 
@@ -81,15 +83,17 @@ impl Wire {
         .await?
     }
 
-    /// Publishes a small message on the channel, which is in confirm mode, and waits for the answer.
-    pub async fn publish(&mut self, exchange: &str, key: &str, body: &str) -> Result<Answer> {
+    /// Publishes a message on the channel, which is in confirm mode, and waits for the answer.
+    pub async fn publish(&mut self, exchange: &str, key: &str, body: &[u8]) -> Result<Answer> {
         let mut header = [60_u16.to_be_bytes(), [0, 0]].concat();
         header.extend((body.len() as u64).to_be_bytes());
         header.extend([0, 0]);
         timeout(DEADLINE, async {
             self.send(Method::new(60, 40).bytes(&[0, 0]).short(exchange).short(key).bytes(&[0]), 1).await?;
             self.frame(2, 1, &header).await?;
-            self.frame(3, 1, body.as_bytes()).await?;
+            for part in body.chunks(FRAME) {
+                self.frame(3, 1, part).await?;
+            }
             self.answer().await
         })
         .await?

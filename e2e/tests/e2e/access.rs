@@ -162,7 +162,7 @@ impl Try<'_> {
         let answer = match (self, self.method()) {
             (Self::Publish(exchange, key), _) => {
                 wire.call(Method::new(85, 10).bytes(&[0])).await?;
-                wire.publish(exchange, key, "{}").await?
+                wire.publish(exchange, key, b"{}").await?
             }
             (_, Some(method)) => wire.call(method).await?,
             (_, None) => unreachable!("only a publish is none"),

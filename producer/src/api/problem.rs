@@ -157,6 +157,11 @@ impl From<StoreError> for Problem {
                 "idempotency-key-reused",
                 "something else was submitted under this Idempotency-Key; nothing was accepted",
             ),
+            StoreError::Full => Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "store-unavailable",
+                "the store's disk is full: tasks are read, ended and deleted, and none is accepted",
+            ),
             StoreError::Database(_) | StoreError::Slow | StoreError::Closed => {
                 tracing::error!(%error, "a request failed at the store");
                 let detail = "the store does not take or give tasks just now";

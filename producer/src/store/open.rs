@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
+use sqlx::error::DatabaseError;
 use sqlx::migrate::Migrator;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions, SqliteConnection};
@@ -14,6 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 
 use super::control::Control;
+use super::reserve::Reserve;
 use super::watch::Watches;
 use super::write::Write;
 use super::writer::Writer;
@@ -42,13 +44,29 @@ pub enum OpenError {
     InUse(PathBuf),
     /// SQLite's own words.
     #[error("DATABASE_URL: {0}")]
-    Database(#[from] sqlx::Error),
+    Database(sqlx::Error),
     /// The schema could not be brought up to date.
     #[error("DATABASE_URL: {0}")]
     Migrate(#[from] sqlx::migrate::MigrateError),
     /// The file is damaged; starting would lose what was accepted.
-    #[error("DATABASE_URL: the database is damaged: {0}")]
+    #[error(
+        "DATABASE_URL: the database is damaged: {0}; it is left as it is: restore it, or move it away to start with an \
+        empty one"
+    )]
     Corrupt(String),
+}
+
+/// SQLite's codes for a database that contradicts itself, and for a file that is none.
+const DAMAGED: [u32; 2] = [11, 26];
+
+impl From<sqlx::Error> for OpenError {
+    fn from(error: sqlx::Error) -> Self {
+        let code = error.as_database_error().and_then(DatabaseError::code);
+        // The codes of its kinds are above these by a multiple of 256.
+        let damaged =
+            code.and_then(|code| code.parse::<u32>().ok()).is_some_and(|code| DAMAGED.contains(&(code & 0xFF)));
+        if damaged { Self::Corrupt(error.to_string()) } else { Self::Database(error) }
+    }
 }
 
 /// A handle to the store; clones share it.
@@ -74,6 +92,7 @@ impl Store {
     pub async fn open(url: &str, tracker: &TaskTracker) -> Result<Self, OpenError> {
         let options = options(url)?;
         let lock = lock(options.get_filename())?;
+        let reserve = Reserve::beside(options.get_filename()).await;
         let mut connection = options.connect().await?;
         check(&mut connection).await?;
         MIGRATIONS.run(&mut connection).await?;
@@ -82,13 +101,21 @@ impl Store {
         let control = Arc::new(Control::load(&mut connection).await?);
         let readers = SqlitePoolOptions::new().max_connections(READERS).connect_with(options.read_only(true)).await?;
         let (writes, requests) = mpsc::channel(WRITE_QUEUE);
-        let wake = Arc::new(Wake::default());
-        let watches = Arc::<Watches>::default();
-        let committing =
-            Writer::new(connection, requests, wake.clone(), outstanding.clone(), control.clone(), watches.clone());
+        let store = Self {
+            readers,
+            writes,
+            outstanding,
+            control,
+            watches: Arc::default(),
+            tracker: tracker.clone(),
+            wake: Arc::default(),
+            id: id.into(),
+            _lock: Arc::new(lock),
+        };
+        let Self { wake, outstanding, control, watches, .. } = store.clone();
+        let committing = Writer::new(connection, reserve, requests, wake, outstanding, control, watches);
         tracker.spawn(committing.await?.run());
-        let tracker = tracker.clone();
-        Ok(Self { readers, writes, outstanding, control, watches, tracker, wake, id: id.into(), _lock: Arc::new(lock) })
+        Ok(store)
     }
 
     /// The id that was made with the store; its reply queue is named after it.

@@ -48,6 +48,11 @@ pub(super) enum Write {
 pub(super) type Done<T> = oneshot::Sender<Result<T, StoreError>>;
 
 impl Write {
+    /// Whether it brings new tasks, or asks whether any would be taken.
+    pub(super) fn takes_room(&self) -> bool {
+        matches!(self, Self::Insert(_) | Self::Keyed(_) | Self::Batch(..) | Self::Probe(_))
+    }
+
     /// Answers a request that was not run.
     pub(super) fn refuse(self, error: &StoreError) {
         let error = error.clone();

@@ -10,6 +10,7 @@ use sqlx::sqlite::SqliteOperation;
 use tokio::sync::mpsc;
 
 use super::control::Control;
+use super::reserve::Reserve;
 use super::watch::{News, Watches};
 use super::write::{Changes, Done, Write};
 use super::{
@@ -22,6 +23,7 @@ const GROUP: usize = 1024;
 
 pub(super) struct Writer {
     connection: SqliteConnection,
+    reserve: Reserve,
     requests: mpsc::Receiver<Write>,
     wake: Arc<Wake>,
     outstanding: Arc<AtomicI64>,
@@ -37,6 +39,7 @@ type Answer = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
 impl Writer {
     pub(super) async fn new(
         mut connection: SqliteConnection,
+        reserve: Reserve,
         requests: mpsc::Receiver<Write>,
         wake: Arc<Wake>,
         outstanding: Arc<AtomicI64>,
@@ -50,7 +53,7 @@ impl Writer {
                 seen.store(true, Ordering::Relaxed);
             }
         });
-        Ok(Self { connection, requests, wake, outstanding, control, watches, called_back })
+        Ok(Self { connection, reserve, requests, wake, outstanding, control, watches, called_back })
     }
 
     /// Commits until every handle to the store is gone.
@@ -58,7 +61,17 @@ impl Writer {
         let mut group = Vec::new();
         while self.requests.recv_many(&mut group, GROUP).await > 0 {
             metrics::histogram!("errand_store_group").record(u32::try_from(group.len()).unwrap_or(u32::MAX));
-            self.commit(std::mem::take(&mut group)).await;
+            self.refuse_what_has_no_room(&mut group).await;
+            if !group.is_empty() {
+                self.commit(std::mem::take(&mut group)).await;
+            }
+        }
+    }
+
+    /// What is left on a full disk is for tasks that have been accepted.
+    async fn refuse_what_has_no_room(&mut self, group: &mut Vec<Write>) {
+        if !self.reserve.is_held().await {
+            group.extract_if(.., |write| write.takes_room()).for_each(|write| write.refuse(&StoreError::Full));
         }
     }
 
@@ -71,6 +84,7 @@ impl Writer {
             tracing::error!(%error, "the store did not commit");
             // Also after a failed BEGIN, where there is nothing to roll back.
             let _ = sqlx::query("ROLLBACK").execute(&mut self.connection).await;
+            self.reserve.release_for(error).await;
             changes.news.clear();
         } else {
             self.tell(&changes);

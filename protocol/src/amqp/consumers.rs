@@ -16,8 +16,10 @@ use lapin::{Channel, Connection};
 use tokio::time::timeout;
 
 use super::convert::short_string;
+use super::declare::declare_on;
 use super::fault::{Fault, within};
 use super::subscription::{Delivery, QueueSpec};
+use crate::topology::Table;
 
 const DEADLINE: Duration = Duration::from_secs(10);
 const CLOSE: Duration = Duration::from_secs(3);
@@ -70,6 +72,11 @@ impl Consumers {
         let received = move |delivery: Result<_, lapin::Error>| Ok(Delivery::new(name.clone(), delivery?));
         self.deliveries.push(consumer.map(received).chain(end).boxed());
         Ok(())
+    }
+
+    /// Declares a table on the same connection. `&mut`: a future that shares the streams could not be sent to another thread.
+    pub(super) async fn declare(&mut self, table: &Table) -> Result<(), Fault> {
+        declare_on(&self.connection, table).await
     }
 
     /// Cancels these, all at once: what one gives back must not come to another that is still there.

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-/// AMQP's reply code for a login or an access that is refused (specification 1.2.1).
-const ACCESS_REFUSED: u16 = 403;
+/// AMQP's reply codes for a login or an access that is refused, and for a virtual host that the user may not open or that
+/// is not there (specification 1.2.1).
+const REFUSALS: [u16; 2] = [403, 530];
 
 /// A fault of a connection, a channel or a declare. All but those of [`Fault::is_fatal`] pass by rebuilding.
 #[derive(Debug, thiserror::Error)]
@@ -110,7 +111,7 @@ impl Fault {
     /// Whether the broker is there and refuses: credentials, permissions or certificates, which only an operator changes.
     pub(super) fn is_refusal(&self) -> bool {
         let refused = |error: &lapin::Error| match error.kind() {
-            lapin::ErrorKind::ProtocolError(error) => error.get_id() == ACCESS_REFUSED,
+            lapin::ErrorKind::ProtocolError(error) => REFUSALS.contains(&error.get_id()),
             _ => false,
         };
         matches!(self, Self::AccessRefused { .. } | Self::Tls { .. } | Self::TlsPort { .. })

@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use lapin::options::{BasicAckOptions, BasicNackOptions};
 use tokio::sync::{mpsc, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
 
 use super::broker::Broker;
@@ -24,6 +24,9 @@ use crate::message::Message;
 use crate::topology::Table;
 
 const DEADLINE: Duration = Duration::from_secs(10);
+/// How often the bindings of what is consumed are made again. Nothing tells of one that somebody deleted: its queue is
+/// just silent.
+const BIND_EVERY: Duration = Duration::from_secs(15);
 
 /// A queue to consume from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -209,9 +212,15 @@ impl SubscriptionTask {
 
     async fn receive(&self, consumers: &mut Consumers, stop: &CancellationToken) -> Result<(), Fault> {
         let mut wanted = self.steered.as_ref().map(|steered| steered.wanted.clone());
+        let (bindings, mut binds) = (self.bindings(), interval_at(Instant::now() + BIND_EVERY, BIND_EVERY));
+        binds.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let delivery = tokio::select! {
                 () = stop.cancelled() => return Ok(()),
+                _ = binds.tick() => {
+                    consumers.declare(&bindings).await?;
+                    continue;
+                }
                 wanted = next(&mut wanted) => {
                     self.steer(consumers, &wanted).await?;
                     continue;
@@ -223,6 +232,12 @@ impl SubscriptionTask {
                 return Ok(());
             }
         }
+    }
+
+    fn bindings(&self) -> Table {
+        let control = self.steered.as_ref().map(|steered| &steered.control);
+        let queues = self.subscribe.queues.iter().chain(control);
+        self.subscribe.table.bindings_of(queues.map(|queue| queue.name.as_str()))
     }
 
     /// Starts and cancels consumers until they are those that are wanted.

@@ -97,6 +97,14 @@ impl Table {
         self
     }
 
+    /// The bindings of these queues alone.
+    #[must_use]
+    pub fn bindings_of<'a>(&self, queues: impl Iterator<Item = &'a str>) -> Self {
+        let queues: Vec<&str> = queues.collect();
+        let bindings = self.bindings.iter().filter(|binding| queues.contains(&binding.queue.as_str()));
+        Self { bindings: bindings.cloned().collect(), ..Self::default() }
+    }
+
     /// The same objects, to be declared by somebody else.
     #[must_use]
     pub fn declared_elsewhere(self) -> Self {

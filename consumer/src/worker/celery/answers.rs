@@ -4,7 +4,6 @@
 
 use protocol::control::REVOKED;
 use serde_json::{Map, Value, json};
-use time::OffsetDateTime;
 
 use super::present::{Present, Stage};
 use super::requests::Request;
@@ -63,7 +62,7 @@ fn revoke(worker: &Worker, task_ids: Vec<String>, terminate: bool) -> Value {
     let (reason, did) = if terminate { (TERMINATED, "terminated") } else { (REVOKED, "flagged as revoked") };
     let said = json!({"ok": format!("tasks {} {did}", task_ids.join(", "))});
     tracing::info!(count = task_ids.len(), terminate, "told by Celery's tools that tasks are revoked");
-    let revocations = worker.remote.revoke(task_ids, reason, OffsetDateTime::now_utc());
+    let revocations = worker.remote.revoke(task_ids, reason);
     if terminate {
         for revocation in &revocations {
             worker.runs.revoke(revocation);
