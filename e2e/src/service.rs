@@ -172,6 +172,12 @@ impl Service {
     /// A child that it was about to start has its listener until it has become the other program, and may outlive it
     /// for so long.
     pub async fn restart(&mut self) -> Result<()> {
+        self.respawn().await?;
+        self.await_ready(READY).await
+    }
+
+    /// The same, without waiting until it is ready: for what starts where it cannot be.
+    pub async fn respawn(&mut self) -> Result<()> {
         self.process.kill()?;
         let port = self.address.port();
         until("its port", LISTENER, async || {
@@ -180,7 +186,7 @@ impl Service {
         })
         .await?;
         self.process = Process::spawn(&self.launch)?;
-        self.await_ready(READY).await
+        Ok(())
     }
 
     /// Does this work as a supervisor looks on: whenever the service has died it is started again. Says how often.

@@ -18,6 +18,8 @@ use crate::store::{Store, StoreError, UnixMs};
 
 /// Questions that wait for an answer; a worker repeats one that was dropped.
 pub const QUESTIONS: usize = 64;
+/// How often workers are told the time: clocks are set right while everything runs, and machines are suspended.
+const TIME_EVERY: Duration = Duration::from_secs(20);
 /// How soon what could not be told is told again.
 const RETRY: Duration = Duration::from_secs(5);
 /// How long to wait for room among what goes to the broker.
@@ -54,6 +56,8 @@ impl Control {
         let (mut link, mut pauses) = (self.publisher.watch(), self.store.paused_queues());
         let mut ticks = interval(TELL_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut times = interval(TIME_EVERY);
+        times.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut answered = VecDeque::new();
         loop {
             // What is short and urgent goes first.
@@ -69,8 +73,12 @@ impl Control {
                     self.tell_revoked(&To::All, revoked).await;
                     Ok(())
                 }
-                Ok(()) = link.changed() => self.tell_everybody(&mut pauses).await,
-                _ = ticks.tick() => self.tell_everybody(&mut pauses).await,
+                Ok(()) = link.changed() => self.tell_all(&To::All, &mut pauses).await,
+                _ = ticks.tick() => self.tell_all(&To::All, &mut pauses).await,
+                _ = times.tick() => {
+                    self.say(&To::All, &self.answered()).await;
+                    Ok(())
+                }
                 Some(question) = questions.recv() => self.answer(question, &mut answered, &mut pauses).await,
             };
             if let Err(error) = told {
@@ -116,13 +124,6 @@ impl Control {
 
     fn answered(&self) -> Command {
         Command::Answered { by: Some(self.store.id().to_owned()), now: Some(now_ms()) }
-    }
-
-    /// All of it, and what time it is, to all workers.
-    async fn tell_everybody(&self, pauses: &mut Pauses) -> Result<(), StoreError> {
-        self.tell_all(&To::All, pauses).await?;
-        self.say(&To::All, &self.answered()).await;
-        Ok(())
     }
 
     /// Queues that are paused or resumed meanwhile are told in between.

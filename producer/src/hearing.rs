@@ -20,7 +20,10 @@ pub struct Hearing {
     link: watch::Receiver<Link>,
     failures: watch::Receiver<()>,
     longest: Duration,
-    looked: Option<UnixMs>,
+    looked: Option<(Instant, UnixMs)>,
+    /// How far the wall clock has gone ahead of the machine's, and when it last did: by it tasks were silent for longer
+    /// than they were.
+    ahead: Option<(Instant, Duration)>,
     /// Since when nothing has kept replies from being read.
     since: Option<Instant>,
 }
@@ -31,7 +34,7 @@ impl Hearing {
     #[must_use]
     pub fn new(mut link: watch::Receiver<Link>, failures: watch::Receiver<()>, longest: Duration) -> Self {
         link.mark_changed();
-        Self { link, failures, longest, looked: None, since: None }
+        Self { link, failures, longest, looked: None, ahead: None, since: None }
     }
 
     /// How often to ask.
@@ -43,18 +46,26 @@ impl Hearing {
     /// The silence that has been too long by now, `at` by the machine and `now` by the wall; `None` while it may be this
     /// producer that did not hear.
     pub fn too_long(&mut self, at: Instant, now: UnixMs) -> Option<Silence> {
-        if self.was_kept_from_it(now) {
+        if self.was_kept_from_it(at, now) {
             self.since = self.link.borrow_and_update().is_ready().then_some(at);
         }
         let caught_up = self.since.is_some_and(|since| at.duration_since(since) >= CATCH_UP.min(self.longest));
-        caught_up.then_some(Silence { longest: self.longest, now })
+        let ahead = self.ahead.filter(|(since, _)| at.duration_since(*since) < self.longest);
+        let longest = self.longest + ahead.map_or(Duration::ZERO, |(_, by)| by);
+        caught_up.then_some(Silence { longest, now })
     }
 
     /// Since the last look.
-    fn was_kept_from_it(&mut self, now: UnixMs) -> bool {
-        let gap = (2 * self.every()).max(SHORTEST_GAP).as_millis();
-        let passed = now.saturating_sub(self.looked.replace(now).unwrap_or(now));
-        let slept = u128::try_from(passed).is_ok_and(|passed| passed > gap);
+    fn was_kept_from_it(&mut self, at: Instant, now: UnixMs) -> bool {
+        let gap = (2 * self.every()).max(SHORTEST_GAP);
+        let (looked, shown) = self.looked.replace((at, now)).unwrap_or((at, now));
+        let passed = Duration::from_millis(now.saturating_sub(shown).try_into().unwrap_or(0));
+        let slept = passed > gap;
+        let by = passed.saturating_sub(at.duration_since(looked));
+        if by > gap {
+            let before = self.ahead.map_or(Duration::ZERO, |(_, before)| before);
+            self.ahead = Some((at, before.saturating_add(by)));
+        }
         let failed = self.failures.has_changed().unwrap_or(false);
         self.failures.mark_unchanged();
         slept || failed || self.link.has_changed().unwrap_or(false)
@@ -93,6 +104,22 @@ mod tests {
         failures.send_replace(());
         assert_eq!([(320, 2070), (379, 2129), (380, 2130)].map(|(at, wall)| is_heard(at, wall)), [false, false, true]);
         assert!(is_heard(390, 100), "a wall clock that was set back kept nobody from hearing");
+    }
+
+    #[test]
+    fn a_wall_clock_that_is_set_ahead_makes_nobody_silent_for_longer() {
+        let (set, _failures, mut hearing) = hearing();
+        let start = Instant::now();
+        set.send_replace(Link::Ready);
+        let mut longest = |seconds: u64, wall: i64| {
+            let silence = hearing.too_long(start + Duration::from_secs(seconds), wall * 1_000);
+            silence.map(|silence| silence.longest.as_secs())
+        };
+        assert_eq!([longest(0, 0), longest(60, 60), longest(120, 3_720)], [None, Some(3_600), None]);
+        for seconds in (180..3_720).step_by(60) {
+            assert_eq!(longest(seconds, seconds.cast_signed() + 3_600), Some(7_200), "{seconds}");
+        }
+        assert_eq!(longest(3_720, 7_320), Some(3_600), "what was heard before is silent for so long by now");
     }
 
     fn hearing() -> (watch::Sender<Link>, watch::Sender<()>, Hearing) {

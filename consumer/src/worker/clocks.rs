@@ -34,9 +34,18 @@ impl Clocks {
     pub(super) fn set(&self, reply_queue: String, unix_ms: i64) {
         let Some(time) = from_unix_ms(unix_ms) else { return };
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() < MAX_STORES || known.contains_key(&reply_queue) {
-            known.insert(reply_queue, Told { at: Instant::now(), time });
+        known.insert(reply_queue, Told { at: Instant::now(), time });
+        if known.len() > MAX_STORES
+            && let Some(oldest) = known.iter().min_by_key(|(_, told)| told.at).map(|(queue, _)| queue.clone())
+        {
+            known.remove(&oldest);
         }
+    }
+
+    /// The latest time that any clock shows, this machine's too.
+    pub(super) fn latest(&self) -> OffsetDateTime {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.values().filter_map(|told| told.now()).fold(OffsetDateTime::now_utc(), OffsetDateTime::max)
     }
 
     /// The time by the store that a task reports to. A task of a Celery client has none: it gets that of the store that
@@ -69,6 +78,7 @@ mod tests {
         let known = [Some("a"), Some("b"), Some("a client's"), None].map(|store| clocks.now(store));
         let expected = [hours(2), hours(-1), hours(2), hours(2)];
         assert!(known.iter().zip(expected).all(|(known, expected)| is_about(*known, expected)), "{known:?}");
+        assert!(is_about(clocks.latest(), hours(2)));
         clocks.set("c".to_owned(), i64::MAX);
         assert!(is_about(clocks.now(Some("c")), hours(2)), "beyond the calendar");
     }
@@ -80,5 +90,6 @@ mod tests {
             clocks.set(number.to_string(), 0);
         }
         assert_eq!(clocks.0.lock().unwrap().len(), MAX_STORES);
+        assert!(clocks.0.lock().unwrap().contains_key("999"), "those that speak are known");
     }
 }

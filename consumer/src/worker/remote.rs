@@ -25,6 +25,8 @@ use super::clocks::Clocks;
 
 /// How often the question is repeated while nobody has answered: a producer may just be connecting.
 const ASK_EVERY: Duration = Duration::from_millis(500);
+/// How far a store's clock may be ahead of what is known here, in which a task may just have been submitted.
+const AHEAD: Duration = Duration::from_secs(5);
 /// How long the answers of other producers may take after the first.
 const OTHERS: Duration = Duration::from_millis(100);
 /// How often old pauses are looked for.
@@ -85,7 +87,7 @@ impl Remote {
 
     /// Revokes tasks from now on, of whichever life: those that are not started end so.
     pub(super) fn revoke(&self, task_ids: Vec<String>, reason: &str) -> Vec<Revocation> {
-        let at = unix_ms(self.clocks.now(None));
+        let at = unix_ms(self.clocks.latest() + AHEAD);
         let at = vec![at; task_ids.len()];
         let revocations = Revocation::of(task_ids, &at);
         lock(&self.revoked).insert(&revocations, reason, Instant::now());

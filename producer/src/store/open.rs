@@ -69,6 +69,17 @@ impl From<sqlx::Error> for OpenError {
     }
 }
 
+impl OpenError {
+    /// Gives the room back if that is what was lacking, which a full disk does also to who only opens the database.
+    async fn release(&self, reserve: &mut Reserve) -> bool {
+        use sqlx::migrate::MigrateError::{Execute, ExecuteMigration};
+        if let Self::Database(error) | Self::Migrate(Execute(error) | ExecuteMigration(error, _)) = self {
+            return reserve.release_for(error).await;
+        }
+        false
+    }
+}
+
 /// A handle to the store; clones share it.
 #[derive(Clone)]
 pub struct Store {
@@ -92,11 +103,12 @@ impl Store {
     pub async fn open(url: &str, tracker: &TaskTracker) -> Result<Self, OpenError> {
         let options = options(url)?;
         let lock = lock(options.get_filename())?;
-        let reserve = Reserve::beside(options.get_filename()).await;
-        let mut connection = options.connect().await?;
-        check(&mut connection).await?;
-        MIGRATIONS.run(&mut connection).await?;
-        let id = store_id(&mut connection).await?;
+        let mut reserve = Reserve::beside(options.get_filename()).await;
+        let connected = match connect(&options).await {
+            Err(error) if error.release(&mut reserve).await => connect(&options).await,
+            connected => connected,
+        };
+        let (mut connection, id) = connected?;
         let outstanding = Arc::new(AtomicI64::new(count_outstanding(&mut connection).await?));
         let control = Arc::new(Control::load(&mut connection).await?);
         let readers = SqlitePoolOptions::new().max_connections(READERS).connect_with(options.read_only(true)).await?;
@@ -196,6 +208,15 @@ fn lock(database: &Path) -> Result<File, OpenError> {
         Err(TryLockError::WouldBlock) => Err(OpenError::InUse(path)),
         Err(TryLockError::Error(source)) => Err(failed(source)),
     }
+}
+
+/// The database with this version's schema, and the store's id.
+async fn connect(options: &SqliteConnectOptions) -> Result<(SqliteConnection, String), OpenError> {
+    let mut connection = options.connect().await?;
+    check(&mut connection).await?;
+    MIGRATIONS.run(&mut connection).await?;
+    let id = store_id(&mut connection).await?;
+    Ok((connection, id))
 }
 
 async fn check(connection: &mut SqliteConnection) -> Result<(), OpenError> {

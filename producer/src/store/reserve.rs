@@ -12,8 +12,6 @@ use rustix::io::Errno;
 use sqlx::error::DatabaseError;
 use tokio::task::spawn_blocking;
 
-use super::StoreError;
-
 /// Bytes. As much as the log of changes takes before it goes into the database, which then grows by as much, twice.
 const SIZE: u64 = 32 * 1024 * 1024;
 /// How often it is tried to get the room back.
@@ -32,35 +30,32 @@ impl Reserve {
     pub(super) async fn beside(database: &Path) -> Self {
         let path = database.with_added_extension("reserve");
         let mut reserve = Self { path, is_held: false, tried: Instant::now() };
-        reserve.take().await;
+        if let Err(error) = reserve.take().await {
+            tracing::warn!(%error, "the store's disk has no room to spare; no task is accepted");
+        }
         reserve
     }
 
     /// Whether it holds room, which it tries to get back when it does not.
     pub(super) async fn is_held(&mut self) -> bool {
-        if !self.is_held && self.tried.elapsed() >= AGAIN {
-            self.take().await;
-            if self.is_held {
-                tracing::info!("the store's disk has room again; tasks are accepted");
-            }
+        if !self.is_held && self.tried.elapsed() >= AGAIN && self.take().await.is_ok() {
+            tracing::info!("the store's disk has room again; tasks are accepted");
         }
         self.is_held
     }
 
-    async fn take(&mut self) {
+    async fn take(&mut self) -> io::Result<()> {
         let path = self.path.clone();
         let taken = spawn_blocking(move || take(&path)).await.map_err(io::Error::other).flatten();
-        if let Err(error) = &taken {
-            tracing::warn!(%error, "the store's disk has no room to spare; no task is accepted");
-        }
         self.is_held = taken.is_ok();
         self.tried = Instant::now();
+        taken
     }
 
-    /// Gives the room back when that is what a commit lacked.
-    pub(super) async fn release_for(&mut self, error: &StoreError) {
+    /// Gives the room back when that is what a write lacked; whether it did.
+    pub(super) async fn release_for(&mut self, error: &sqlx::Error) -> bool {
         if !self.is_held || !is_for_want_of_room(error) {
-            return;
+            return false;
         }
         let path = self.path.clone();
         match spawn_blocking(move || fs::remove_file(path)).await.map_err(io::Error::other).flatten() {
@@ -71,11 +66,11 @@ impl Reserve {
             }
             Err(error) => tracing::error!(%error, "the reserve of the store's disk cannot be given back"),
         }
+        !self.is_held
     }
 }
 
-fn is_for_want_of_room(error: &StoreError) -> bool {
-    let StoreError::Database(error) = error else { return false };
+fn is_for_want_of_room(error: &sqlx::Error) -> bool {
     let code = error.as_database_error().and_then(DatabaseError::code);
     code.is_some_and(|code| NO_ROOM.contains(&code.as_ref()))
 }
@@ -116,12 +111,9 @@ mod tests {
         assert!(reserve.is_held().await);
         assert_eq!((held.len(), held.blocks() * 512 / SIZE), (SIZE, 1), "it is there in fact");
         assert!(Reserve::beside(&database).await.is_held, "that of the process before is kept");
-        let failed = |error: sqlx::Error| StoreError::Database(error.into());
-        for error in [StoreError::Closed, StoreError::Taken, failed(sqlx::Error::RowNotFound)] {
-            reserve.release_for(&error).await;
-            assert!(reserve.is_held);
-        }
-        reserve.release_for(&failed(full().await)).await;
+        reserve.release_for(&sqlx::Error::RowNotFound).await;
+        assert!(reserve.is_held);
+        reserve.release_for(&full().await).await;
         assert_eq!((reserve.is_held().await, path.exists()), (false, false), "not at once again");
         reserve.tried = reserve.tried.checked_sub(AGAIN).unwrap();
         assert_eq!((reserve.is_held().await, path.exists()), (true, true));

@@ -84,7 +84,9 @@ impl Writer {
             tracing::error!(%error, "the store did not commit");
             // Also after a failed BEGIN, where there is nothing to roll back.
             let _ = sqlx::query("ROLLBACK").execute(&mut self.connection).await;
-            self.reserve.release_for(error).await;
+            if let StoreError::Database(error) = error {
+                self.reserve.release_for(error).await;
+            }
             changes.news.clear();
         } else {
             self.tell(&changes);

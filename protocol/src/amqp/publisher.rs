@@ -166,7 +166,8 @@ impl PublisherTask {
 
     /// What waits that may be lost.
     fn transients(&mut self) -> impl Iterator<Item = Pending> {
-        iter::from_fn(|| Some(Pending { publish: self.transient.try_recv().ok()?.into(), done: None }))
+        let waiting = || Some(Pending { publish: self.transient.try_recv().ok()?.into(), done: None });
+        iter::from_fn(waiting).take(TRANSIENT_QUEUE)
     }
 
     /// Tells whoever came in between that nothing was sent.

@@ -217,8 +217,15 @@ impl SubscriptionTask {
         loop {
             let delivery = tokio::select! {
                 () = stop.cancelled() => return Ok(()),
-                _ = binds.tick() => {
-                    consumers.declare(&bindings).await?;
+                _ = binds.tick(), if !bindings.bindings.is_empty() => {
+                    match stop.run_until_cancelled(consumers.declare(&bindings)).await {
+                        // What is received goes on meanwhile; whether the connection is good its heartbeat tells.
+                        Some(Err(fault @ (Fault::Deadline { .. } | Fault::AccessRefused { .. }))) => {
+                            tracing::warn!(%fault, "bindings are not made again");
+                        }
+                        Some(made) => made?,
+                        None => return Ok(()),
+                    }
                     continue;
                 }
                 wanted = next(&mut wanted) => {

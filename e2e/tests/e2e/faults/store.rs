@@ -122,6 +122,25 @@ async fn on_a_full_disk_tasks_end_and_are_deleted_and_none_is_accepted() -> Resu
 }
 
 #[tokio::test]
+async fn a_producer_starts_on_a_full_disk_and_ends_what_it_had_accepted() -> Result<()> {
+    let disk = Disk::start(160 << 20).await?;
+    let builder = Pair::on(broker::shared().await?).producer_under(disk.command(), &disk.path("errand.db"));
+    let mut pair = builder.consumers(0).start().await?;
+    let accepted = accepted(pair.client(), 3, echo).await?;
+    // Which leaves the database alone, so that opening it again takes room.
+    pair.producer.terminate(SOON).await?;
+    disk.fill()?;
+    pair.producer.respawn().await?;
+    pair.start_consumer(&[]).await?;
+    until("ends", SOON, async || succeed(pair.client(), &accepted).await).await?;
+    refused(&pair, pair.client().submit(&echo(4)).await?).await?;
+    disk.relieve()?;
+    let more = until("an accepted submit", SOON, async || pair.client().accepted(&echo(5)).await).await?;
+    succeed(pair.client(), &[more]).await?;
+    pair.stop().await
+}
+
+#[tokio::test]
 async fn a_damaged_store_is_not_opened_and_left_as_it_is() -> Result<()> {
     let mut pair = Pair::on(broker::shared().await?).consumers(0).start().await?;
     let later = |number| json!({"task": "echo", "args": [number, "x".repeat(500)], "countdown": 600});
