@@ -28,7 +28,7 @@ use protocol::redaction::Redactions;
 use protocol::topology::Table;
 use tokio::runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -71,6 +71,8 @@ struct Worker {
     /// What Celery's tools are told.
     celery: Arc<Celery>,
     settle: Settle,
+    /// A tracer was answered: who sent it wants to know what is here.
+    traced: Notify,
     /// The runs, so that the end can wait for them.
     tracker: TaskTracker,
     /// Where handlers run: their own threads, so that one that blocks stops no ack, no heartbeat and no time limit.
@@ -162,6 +164,7 @@ impl Worker {
             config,
             registry,
             runs: Runs::default(),
+            traced: Notify::new(),
             tracker: TaskTracker::new(),
             stop: CancellationToken::new(),
             abandon: CancellationToken::new(),

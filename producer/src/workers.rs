@@ -1,5 +1,6 @@
 //! Who is alive, and which task types were announced: the workers' heartbeats, in memory.
 
+mod holding;
 mod task_types;
 
 use std::collections::HashMap;
@@ -13,6 +14,7 @@ use protocol::retry::RetryPolicy;
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 
+use self::holding::Holding;
 use self::task_types::TaskTypes;
 use crate::arguments::Fault;
 use crate::store::{Store, StoreError};
@@ -35,6 +37,7 @@ pub struct Workers {
 struct Heard {
     workers: HashMap<String, Alive>,
     types: TaskTypes,
+    holding: Holding,
 }
 
 /// A worker's latest heartbeat, without its schemas.
@@ -45,7 +48,12 @@ struct Alive {
 }
 
 impl Alive {
+    /// Whether it takes tasks.
     fn is_alive(&self, now: Instant) -> bool {
+        self.is_fresh(now) && !self.heartbeat.stopping
+    }
+
+    fn is_fresh(&self, now: Instant) -> bool {
         now.duration_since(self.at) < HEARTBEAT_TTL
     }
 }
@@ -115,6 +123,7 @@ impl Workers {
         let bytes = message.body.len();
         if bytes > MAX_HEARTBEAT_BYTES {
             tracing::warn!(bytes, "too large for a heartbeat");
+            self.lock().holding.miss(now);
             return;
         }
         match Heartbeat::decode(message) {
@@ -125,17 +134,21 @@ impl Workers {
 
     fn hear(&self, mut heartbeat: Heartbeat, bytes: usize, now: Instant) {
         let mut heard = self.lock();
-        let Heard { workers, types } = &mut *heard;
+        let Heard { workers, types, holding } = &mut *heard;
+        holding.hear(&heartbeat, now);
         for task in &mut heartbeat.tasks {
             let schemas = (task.arguments.take(), task.result.take());
             types.learn(TaskType { arguments: schemas.0, result: schemas.1, ..task.clone() }, now);
         }
-        workers.retain(|name, alive| alive.is_alive(now) && *name != heartbeat.worker);
+        workers.retain(|name, alive| alive.is_fresh(now) && *name != heartbeat.worker);
         let held: usize = workers.values().map(|alive| alive.bytes).sum();
-        if !heartbeat.stopping && workers.len() < MAX_WORKERS && held + bytes <= MAX_BYTES {
+        if workers.len() < MAX_WORKERS && held + bytes <= MAX_BYTES {
             workers.insert(heartbeat.worker.clone(), Alive { at: now, bytes, heartbeat });
+        } else {
+            holding.miss(now);
         }
-        metrics::gauge!("errand_workers").set(u32::try_from(workers.len()).unwrap_or(u32::MAX));
+        let alive = workers.values().filter(|alive| alive.is_alive(now)).count();
+        metrics::gauge!("errand_workers").set(u32::try_from(alive).unwrap_or(u32::MAX));
     }
 
     /// How tasks of that name are retried when their caller does not say, as a worker announced it, alive or gone.
@@ -265,7 +278,7 @@ mod tests {
         }
     }
 
-    fn heartbeat(queues: &[&str], stopping: bool) -> Heartbeat {
+    pub(super) fn heartbeat(queues: &[&str], stopping: bool) -> Heartbeat {
         Heartbeat {
             worker: "w@h".into(),
             pid: 1,
@@ -274,6 +287,7 @@ mod tests {
             tasks: vec![task_type("add")],
             concurrency: 1,
             running: Vec::new(),
+            cut: false,
             stopping,
         }
     }

@@ -14,8 +14,8 @@ pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
 /// A worker that was silent for this long counts as gone: three heartbeats, as the broker keeps them.
 pub const HEARTBEAT_TTL: Duration = Duration::from_secs(15);
 
-/// The most running tasks that one heartbeat names.
-pub const MAX_RUNNING: usize = 1000;
+/// The most tasks that one heartbeat names, so that it stays well below a megabyte.
+pub const MAX_RUNNING: usize = 4096;
 
 /// One heartbeat.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -32,8 +32,11 @@ pub struct Heartbeat {
     pub tasks: Vec<TaskType>,
     /// How many tasks it runs at once.
     pub concurrency: usize,
-    /// What runs just now, at most [`MAX_RUNNING`].
+    /// What it has received and not settled: what runs, waits for its turn or is being reported; at most [`MAX_RUNNING`].
     pub running: Vec<RunningTask>,
+    /// Whether it has more than it names.
+    #[serde(default)]
+    pub cut: bool,
     /// Whether it takes no more tasks and only finishes those that run.
     pub stopping: bool,
 }

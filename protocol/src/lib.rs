@@ -24,4 +24,5 @@ pub mod state;
 pub mod task;
 pub mod timestamp;
 pub mod topology;
+pub mod trace;
 pub mod workflow;

@@ -40,6 +40,13 @@ pub const RETURNS: &str = "errand-returns";
 /// `reply_to` belongs to. It lies in that producer's reply queue and not in a task queue.
 pub const SUBMIT: &str = "errand-submit";
 
+/// Header, string: the message is a tracer and its mark, see [`crate::trace`]. It lies in a task queue.
+pub const TRACE: &str = "errand-trace";
+/// Header, string: a worker has met the tracer of that mark. It lies in a reply queue.
+pub const TRACED: &str = "errand-traced";
+/// Header, integer: for how many milliseconds the task of the correlation id waits at the broker. It lies in a reply queue.
+pub const HELD_MS: &str = "errand-held-ms";
+
 /// From the second return by workers that died, a message is suspected (DESIGN section 2).
 const SUSPECT_AFTER: u64 = 2;
 

@@ -93,6 +93,9 @@ pub struct Reply {
     pub seq: Option<u32>,
     /// The life of the task that it is about, as in the header [`crate::message::SINCE`]; `None` from a stock worker.
     pub since: Option<i64>,
+    /// For how many milliseconds the next attempt's message waits at the broker, from when this was said: no worker's
+    /// clock decides where a task must be.
+    pub held_ms: Option<u64>,
     /// Who ran it.
     pub worker: Option<String>,
     /// When this attempt began, in milliseconds.
@@ -151,6 +154,7 @@ impl Reply {
             retries: None,
             seq: None,
             since: None,
+            held_ms: None,
             worker: None,
             started_at: None,
             date_done: None,

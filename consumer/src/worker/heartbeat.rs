@@ -1,13 +1,17 @@
-//! Says every five seconds who this is, what it serves and what it runs.
+//! Says every five seconds, and after a tracer was answered, who this is, what it serves and what it has in hand.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use protocol::amqp::{Publish, Publisher};
 use protocol::heartbeat::{HEARTBEAT_INTERVAL, Heartbeat};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::Worker;
+
+/// How long after a tracer: by then its producer has the answer, and more tracers that come together are done with.
+const AFTER_TRACER: Duration = Duration::from_millis(500);
 
 /// Speaks until `close`, at once after every new connection and when the worker takes no more tasks.
 pub(super) async fn run(worker: Arc<Worker>, publisher: Publisher, close: CancellationToken) {
@@ -16,17 +20,23 @@ pub(super) async fn run(worker: Arc<Worker>, publisher: Publisher, close: Cancel
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut stopping = false;
     loop {
+        let traced = async {
+            worker.traced.notified().await;
+            sleep(AFTER_TRACER).await;
+        };
         tokio::select! {
             () = close.cancelled() => return,
             () = worker.stop.cancelled(), if !stopping => stopping = true,
             _ = ticks.tick() => {}
             Ok(()) = link.changed() => {}
+            () = traced => {}
         }
         speak(&worker, &publisher, stopping);
     }
 }
 
 fn speak(worker: &Worker, publisher: &Publisher, stopping: bool) {
+    let (running, cut) = worker.runs.running();
     let heartbeat = Heartbeat {
         worker: worker.config.worker_name.clone(),
         pid: std::process::id(),
@@ -34,7 +44,8 @@ fn speak(worker: &Worker, publisher: &Publisher, stopping: bool) {
         queues: worker.config.queues.clone(),
         tasks: worker.registry.task_types(),
         concurrency: usize::from(worker.config.concurrency),
-        running: worker.runs.running(),
+        running,
+        cut,
         stopping,
     };
     match heartbeat.encode() {

@@ -9,6 +9,7 @@ use protocol::message::Message;
 use protocol::reply::ErrorInfo;
 use protocol::retry::RetryPolicy;
 use protocol::task::{Task, Undecodable};
+use protocol::trace;
 use protocol::workflow;
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
@@ -47,6 +48,8 @@ impl Intake {
                 settle(vec![delivery], Due::Requeue).await;
             } else if self.worker.remote.is_paused(queue) {
                 self.worker.tracker.spawn(give_back(self.worker.clone(), delivery));
+            } else if trace::is_tracer(&delivery.message) {
+                self.answer(delivery);
             } else {
                 self.take(delivery);
             }
@@ -58,6 +61,13 @@ impl Intake {
         for revocation in self.worker.remote.hear(&delivery.message) {
             self.worker.runs.revoke(&revocation);
         }
+        self.worker.tracker.spawn(settle(vec![delivery], Due::Ack));
+    }
+
+    /// At once, however much there is to do: a tracer says that all before it is here.
+    fn answer(&self, delivery: Delivery) {
+        self.worker.settle.answer(&delivery.message);
+        self.worker.traced.notify_one();
         self.worker.tracker.spawn(settle(vec![delivery], Due::Ack));
     }
 

@@ -137,11 +137,12 @@ impl<D> Runs<D> {
         }
     }
 
-    /// What runs, for the heartbeat.
-    pub(super) fn running(&self) -> Vec<RunningTask> {
+    /// What is here from its admission to its ack, for the heartbeat, and whether there is more.
+    pub(super) fn running(&self) -> (Vec<RunningTask>, bool) {
         let state = self.lock();
         let keys = state.running.keys().take(MAX_RUNNING);
-        keys.map(|key| RunningTask { task_id: key.task_id.clone(), retries: key.attempt }).collect()
+        let named = keys.map(|key| RunningTask { task_id: key.task_id.clone(), retries: key.attempt }).collect();
+        (named, state.running.len() > MAX_RUNNING)
     }
 
     fn lock(&self) -> MutexGuard<'_, State<D>> {
@@ -169,7 +170,14 @@ mod tests {
         assert_eq!(runs.admit(&key(), "again", true), Admission::Joined);
         assert_eq!(runs.admit(&key_of("a", 2), "next attempt", false), Admission::Start);
         assert_eq!(runs.end(&key()), ["first", "again"]);
-        assert_eq!(runs.running().len(), 1);
+        assert_eq!(runs.running(), (vec![RunningTask { task_id: "a".to_owned(), retries: 2 }], false));
+    }
+
+    #[test]
+    fn a_heartbeat_that_does_not_name_all_says_so() {
+        let runs = Runs::default();
+        let named = |number: usize| (runs.admit(&key_of(&number.to_string(), 0), (), false), runs.running().1).1;
+        assert!(!(0..MAX_RUNNING).any(named) && named(MAX_RUNNING));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Publishes what follows an attempt and waits for the confirm. The ack comes after, so that nothing is lost between.
 
+use std::iter;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use protocol::task::Task;
 use protocol::task::forward::{forward_of, retry_of};
 use protocol::timestamp::rfc3339;
 use protocol::topology::Topology;
+use protocol::trace;
 use protocol::workflow::{self, Following, Successor};
 use time::OffsetDateTime;
 use tokio::time::Instant;
@@ -110,7 +112,8 @@ impl Settle {
             Followup::Forward(wait) => {
                 let mut forward = forward_of(origin.message, wait);
                 forward.set_returns(origin.message.returns());
-                (vec![self.task_publish(forward, origin.queue)], Due::Forwarded)
+                let forward = self.task_publish(forward, origin.queue);
+                (iter::once(forward).chain(held(origin.task, wait)).collect(), Due::Forwarded)
             }
             Followup::Disposed(disposition, started_at) => {
                 let Some(publishes) = self.dispose(origin, disposition, started_at) else { return Due::Requeue };
@@ -136,6 +139,13 @@ impl Settle {
         }
     }
 
+    /// Answers a tracer. An answer that is lost is asked for again.
+    pub(super) fn answer(&self, tracer: &Message) {
+        if let Some((routing_key, message)) = trace::answer(tracer) {
+            let _ = self.publisher.publish_transient(Publish { exchange: String::new(), routing_key, message });
+        }
+    }
+
     /// What to publish; `None` when the attempt does not count and nothing follows.
     fn dispose(
         &self,
@@ -146,6 +156,10 @@ impl Settle {
         let task = origin.task;
         let now = OffsetDateTime::now_utc();
         let (disposition, following) = self::following(task, disposition, now);
+        let held_ms = match &disposition {
+            Disposition::Retry { wait, .. } => Some(trace::milliseconds(*wait)),
+            _ => None,
+        };
         let (report, follow) = match disposition {
             Disposition::Succeed(result) => (Report::Success(result), None),
             Disposition::Revoke(reason) => (Report::Revoked { reason }, None),
@@ -168,6 +182,7 @@ impl Settle {
         let told = self.tell(&following.unreached, &report, &task.id);
         let ended = report.state().is_terminal();
         let reply = Reply {
+            held_ms,
             date_done: ended.then_some(now),
             children: following.children,
             ..self.reply(task, report, started_at)
@@ -190,6 +205,7 @@ impl Settle {
             retries: Some(task.retries),
             seq: Some(0),
             since: task.since,
+            held_ms: None,
             worker: Some(self.worker.clone()),
             started_at,
             date_done: None,
@@ -283,6 +299,12 @@ fn unwanted(publish: &Publish, durable: bool) {
     } else {
         tracing::debug!(%reply_to, "nobody waits for this reply");
     }
+}
+
+/// The note for its producer that the task is in nobody's hands for a while: before the ack, or it would be taken for lost.
+fn held(task: &Task, wait: Duration) -> Option<Publish> {
+    let routing_key = task.reply_to.clone().filter(|_| task.durable_reply)?;
+    Some(Publish { exchange: String::new(), routing_key, message: trace::held(&task.id, wait) })
 }
 
 /// To the queue that the task's sender named, through the default exchange.

@@ -35,6 +35,8 @@ struct Body<'a> {
     #[serde(borrow, default)]
     since: Option<&'a RawValue>,
     #[serde(borrow, default)]
+    held_ms: Option<&'a RawValue>,
+    #[serde(borrow, default)]
     started_at: Option<&'a RawValue>,
     #[serde(borrow, default)]
     eta: Option<&'a RawValue>,
@@ -59,6 +61,7 @@ impl Body<'_> {
             retries: lenient(self.retries),
             seq: lenient(self.seq),
             since: lenient(self.since),
+            held_ms: lenient(self.held_ms),
             worker: lenient(self.worker).or_else(|| self.hostname()),
             started_at: time(self.started_at),
             date_done: time(self.date_done),
@@ -319,10 +322,12 @@ mod tests {
             (task_id, report) in (any::<String>(), any_report()),
             (retries, seq) in any::<(Option<u32>, Option<u32>)>(),
             (worker, group_id, parent_id) in any::<(Option<String>, Option<String>, Option<String>)>(),
-            (started_at, date_done, since) in (any_time(), any_time(), any::<Option<i64>>()),
+            (started_at, date_done) in (any_time(), any_time()),
+            (since, held_ms) in any::<(Option<i64>, Option<u64>)>(),
         ) -> Reply {
             Reply {
-                retries, seq, since, worker, started_at, date_done, group_id, parent_id, ..Reply::of(task_id, report)
+                retries, seq, since, held_ms, worker, started_at, date_done, group_id, parent_id,
+                ..Reply::of(task_id, report)
             }
         }
     }

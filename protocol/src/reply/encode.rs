@@ -31,6 +31,8 @@ struct Body<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     since: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    held_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     started_at: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     eta: Option<String>,
@@ -82,6 +84,7 @@ impl Reply {
             retries: self.retries,
             seq: self.seq,
             since: self.since,
+            held_ms: self.held_ms,
             started_at: self.started_at.map(timestamp::celery),
             eta: self.report.eta().map(timestamp::celery),
         }
