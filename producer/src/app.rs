@@ -9,6 +9,7 @@ use protocol::amqp::{Broker, Delivery, Fault, Link, Publisher, QueueSpec, Subscr
 use protocol::message::Message;
 use protocol::timestamp::now_ms;
 use protocol::topology::{Table, Topology};
+use protocol::trace::Tracer;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -25,6 +26,7 @@ use crate::control::{self, Control};
 use crate::hearing::Hearing;
 use crate::key::{Scope, Token};
 use crate::keyring::Keyring;
+use crate::reconciler::{self, Reconciler};
 use crate::relay::{Relay, Route};
 use crate::replies::{self, Replies};
 use crate::rules::Limits;
@@ -139,9 +141,11 @@ impl Producer {
         self.workers.remember(&self.store).await?;
         let publisher = self.start_publisher();
         self.start_relays(&publisher);
-        let hearing = self.start_replies(&publisher);
+        let (tracers, traced) = mpsc::channel(reconciler::TRACERS);
+        let (hearing, heard) = self.start_replies(&publisher, tracers);
         let questions = self.start_control(&publisher);
-        self.start_heartbeats(questions);
+        let spoken = self.start_heartbeats(questions);
+        self.start_reconciler(&publisher, traced, vec![publisher.watch(), heard, spoken]);
         self.start_callbacks()?;
         let clock = Clock::new(self.store.clone(), self.config.result_ttl, hearing);
         self.spawn("clock", clock.run(self.stop.clone()));
@@ -233,7 +237,7 @@ impl Producer {
         self.queues.iter().map(move |queue| Route { queue: queue.clone(), foreign: foreign(queue) })
     }
 
-    fn start_replies(&self, publisher: &Publisher) -> Hearing {
+    fn start_replies(&self, publisher: &Publisher, tracers: mpsc::Sender<Tracer>) -> (Hearing, watch::Receiver<Link>) {
         let topology = self.topology();
         let subscribe = Subscribe {
             table: self.table.clone(),
@@ -242,10 +246,11 @@ impl Producer {
         };
         let (deliveries, heard) = self.subscribe(subscribe);
         let (store, table) = (self.store.clone(), self.table.clone());
-        let replies = Replies::new(store, publisher.clone(), self.broker.clone(), topology, table, self.limits());
-        let hearing = Hearing::new(heard, replies.failures(), self.config.foreign_timeout);
+        let (publisher, broker) = (publisher.clone(), self.broker.clone());
+        let replies = Replies::new(store, publisher, broker, topology, table, self.limits(), tracers);
+        let hearing = Hearing::new(heard.clone(), replies.failures(), self.config.foreign_timeout);
         self.spawn("reply loop", replies.run(deliveries));
-        hearing
+        (hearing, heard)
     }
 
     fn start_control(&self, publisher: &Publisher) -> mpsc::Sender<Message> {
@@ -256,15 +261,29 @@ impl Producer {
         asked
     }
 
-    fn start_heartbeats(&self, questions: mpsc::Sender<Message>) {
+    fn start_reconciler(
+        &self,
+        publisher: &Publisher,
+        traced: mpsc::Receiver<Tracer>,
+        links: Vec<watch::Receiver<Link>>,
+    ) {
+        let (store, workers) = (self.store.clone(), self.workers.clone());
+        let queues = self.routes().filter(|route| !route.foreign).map(|route| route.queue).collect();
+        let after = self.config.reconcile_after;
+        let reconciler = Reconciler::new(store, publisher.clone(), self.topology(), workers, queues, after, links);
+        self.spawn("reconciler", reconciler.run(traced, self.stop.clone()));
+    }
+
+    fn start_heartbeats(&self, questions: mpsc::Sender<Message>) -> watch::Receiver<Link> {
         let id = uuid::Uuid::now_v7().simple().to_string();
         let table = self.topology().heartbeat_queue(&id);
         let queues =
             table.queues.iter().map(|queue| QueueSpec { name: queue.name.clone(), prefetch: HEARTBEAT_PREFETCH });
         let queues = queues.collect();
         let table = self.topology().shared(&[]).and(table);
-        let (deliveries, _) = self.subscribe(Subscribe { table, queues, consumer_tag: "heartbeats".to_owned() });
+        let (deliveries, link) = self.subscribe(Subscribe { table, queues, consumer_tag: "heartbeats".to_owned() });
         self.spawn("heartbeats", self.workers.clone().run(self.store.clone(), deliveries, questions));
+        link
     }
 
     fn start_callbacks(&self) -> anyhow::Result<()> {

@@ -85,6 +85,12 @@ fn key_name(text: &str) -> Result<String, String> {
     if fits { Ok(text.to_owned()) } else { Err("1 to 100 bytes without control characters".to_owned()) }
 }
 
+/// Below a second nothing could have come back before it counts as lost.
+fn reconcile_after(text: &str) -> Result<Duration, String> {
+    let after = duration(text).map_err(|error| error.to_string())?;
+    if after >= Duration::from_secs(1) { Ok(after) } else { Err("at least 1s".to_owned()) }
+}
+
 /// The settings as given.
 #[derive(Args)]
 pub struct Settings {
@@ -132,6 +138,11 @@ pub struct Settings {
     #[arg(long, env = "FOREIGN_TIMEOUT", default_value = "1h", value_parser = duration)]
     foreign_timeout: Duration,
 
+    /// For how long a task that the broker should have must be missed before it is published again; three AMQP heartbeats
+    /// at least, within which the broker notices that a worker is gone
+    #[arg(long, env = "RECONCILE_AFTER", default_value = "30s", value_parser = reconcile_after)]
+    reconcile_after: Duration,
+
     /// Refuse tasks that no worker has announced yet
     #[arg(long, env = "REQUIRE_KNOWN_TASKS", default_value_t = false, action = clap::ArgAction::Set)]
     require_known_tasks: bool,
@@ -163,6 +174,8 @@ pub struct Config {
     pub foreign_queues: Vec<String>,
     /// How long these may say nothing of a task.
     pub foreign_timeout: Duration,
+    /// For how long a task must be missed before it counts as lost.
+    pub reconcile_after: Duration,
     /// Where HTTP listens.
     pub listen: SocketAddr,
     /// The store's URL.
@@ -218,6 +231,7 @@ impl Settings {
             queues,
             foreign_queues,
             foreign_timeout: self.foreign_timeout,
+            reconcile_after: self.reconcile_after,
             listen: self.producer_listen,
             database_url: self.database_url.clone(),
             api_key: self.api_key()?,
@@ -256,6 +270,7 @@ mod tests {
         assert_eq!(config.result_ttl, Duration::from_hours(7 * 24));
         assert_eq!(config.queues, ["default"]);
         assert_eq!(config.foreign_timeout, Duration::from_hours(1));
+        assert_eq!(config.reconcile_after, Duration::from_secs(30));
         assert_eq!(config.listen.to_string(), "127.0.0.1:8080");
     }
 
@@ -273,6 +288,14 @@ mod tests {
         ] {
             assert!(!parse(bad), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn what_is_missed_for_less_than_a_second_is_not_lost() {
+        let parse =
+            |after| Cli::try_parse_from(["producer", "--reconcile-after", after]).map_err(|error| error.to_string());
+        assert!(parse("1s").is_ok());
+        assert!(parse("999ms").is_err_and(|error| error.contains("--reconcile-after")));
     }
 
     #[test]

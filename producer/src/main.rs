@@ -14,6 +14,7 @@ mod key;
 mod keyring;
 mod rate;
 mod reason;
+mod reconciler;
 mod relay;
 mod replies;
 mod rules;

@@ -133,7 +133,7 @@ impl Relay {
         }
         point(Point::RelayConfirmed).await;
         metrics::counter!("errand_relay_published_total").increment(published.len() as u64);
-        let to = if self.route.foreign { HandedTo::Celery(now_ms()) } else { HandedTo::Workers };
+        let to = if self.route.foreign { HandedTo::Celery(now_ms()) } else { HandedTo::Workers(now_ms()) };
         self.mark(published.into(), to, stop).await;
         self.mark(unconfirmed.into(), HandedTo::Nobody, stop).await;
         refused.map_or(Progress::More, |(task_id, error)| self.report_refusal(&task_id, &error))

@@ -1,5 +1,5 @@
 //! The reply loop: batches what workers report and what running tasks submit into one transaction, commits, and only
-//! then acks.
+//! then acks and passes on the tracers that came back.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,11 +14,12 @@ use protocol::message::truncate;
 use protocol::reply::{ErrorInfo, Reply, Report};
 use protocol::timestamp::{from_unix_ms, now_ms, rfc3339};
 use protocol::topology::{Table, Topology};
+use protocol::trace::{Said, Tracer};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 
 use crate::rules::Limits;
-use crate::store::{Child, Recorded, Store, StoreError};
+use crate::store::{Child, Held, Recorded, Store, StoreError};
 use crate::submission;
 
 /// Unsettled replies, which the broker client holds in memory.
@@ -43,6 +44,7 @@ pub struct Replies {
     table: Table,
     limits: Limits,
     failures: watch::Sender<()>,
+    tracers: mpsc::Sender<Tracer>,
 }
 
 /// A batch sorted by what is to be done with it.
@@ -53,6 +55,9 @@ struct Batch {
     submissions: Vec<(usize, Delivery)>,
     reports: Vec<Recorded>,
     lost: Vec<LostNotice>,
+    held: Vec<Held>,
+    /// Tracers that workers have met, told once all that came before them is recorded.
+    traced: Vec<Tracer>,
     unreadable: Vec<(Delivery, String)>,
     /// The last of the other deliveries to be acked.
     last: Option<(usize, Delivery)>,
@@ -60,7 +65,7 @@ struct Batch {
 
 impl Replies {
     /// The reply loop of a store; `table` is declared again when the broker had no way for a task, children are accepted
-    /// within `limits`.
+    /// within `limits`, and tracers that came back go to `tracers`.
     #[must_use]
     pub fn new(
         store: Store,
@@ -69,8 +74,9 @@ impl Replies {
         topology: Topology,
         table: Table,
         limits: Limits,
+        tracers: mpsc::Sender<Tracer>,
     ) -> Self {
-        Self { store, publisher, broker, topology, table, limits, failures: watch::Sender::new(()) }
+        Self { store, publisher, broker, topology, table, limits, failures: watch::Sender::new(()), tracers }
     }
 
     /// Changes whenever the store fails to take a batch.
@@ -110,6 +116,15 @@ impl Replies {
                 }
                 continue;
             }
+            if let Some(said) = Said::read(&delivery.message) {
+                match said {
+                    Said::Traced(tracer) => batch.traced.push(tracer),
+                    Said::Held { task_id, wait } => batch.held.push(Held::new(task_id, wait, at)),
+                    Said::Nothing => tracing::debug!("a tracer that the broker gave up"),
+                }
+                batch.last = Some((place, delivery));
+                continue;
+            }
             if let Some(notice) = LostNotice::read(&delivery.message, &self.topology) {
                 batch.lost.push(notice);
                 batch.last = Some((place, delivery));
@@ -136,11 +151,11 @@ impl Replies {
 
     /// Tries for as long as it takes: what is not recorded stays unacked, and the prefetch bounds it.
     async fn record(&self, batch: Batch) {
-        let Batch { children, submissions, reports, lost, mut unreadable, last } = batch;
+        let Batch { children, submissions, reports, lost, held, traced, mut unreadable, last } = batch;
         let (children, reports) = (children.into(), reports.into());
         point(Point::RepliesReceived).await;
         let orphans = loop {
-            match self.store_all(&children, &reports, &lost).await {
+            match self.store_all(&children, &reports, &lost, &held).await {
                 Ok(orphans) => break orphans,
                 Err(StoreError::Closed) => return,
                 Err(error) => tracing::error!(%error, "replies wait for the store"),
@@ -151,6 +166,10 @@ impl Replies {
         point(Point::RepliesStored).await;
         if !submissions.is_empty() {
             point(Point::ChildrenStored).await;
+        }
+        for tracer in traced {
+            // Of one too many the next round makes up for it.
+            let _ = self.tracers.try_send(tracer);
         }
         let mut recorded: Vec<(usize, Delivery)> = last.into_iter().collect();
         for (number, (place, delivery)) in submissions.into_iter().enumerate() {
@@ -174,6 +193,7 @@ impl Replies {
         children: &Arc<[Child]>,
         reports: &Arc<[Recorded]>,
         lost: &[LostNotice],
+        held: &[Held],
     ) -> Result<Vec<usize>, StoreError> {
         let mut orphans = Vec::new();
         if !children.is_empty() || !reports.is_empty() {
@@ -181,6 +201,9 @@ impl Replies {
             metrics::counter!("errand_children_total").increment(counted.children);
             metrics::counter!("errand_reports_total").increment(counted.reports);
             orphans = counted.orphans;
+        }
+        if !held.is_empty() {
+            self.store.hold(held.to_vec()).await?;
         }
         if !lost.is_empty() {
             point(Point::LostReceived).await;

@@ -20,6 +20,7 @@ mod lost;
 mod open;
 mod quota;
 mod read;
+mod reconcile;
 mod relay;
 mod replay;
 mod reports;
@@ -51,6 +52,7 @@ pub use keys::{Accepted, IdempotencyKey};
 pub use list::Filter;
 pub use open::Store;
 pub use quota::Excess;
+pub use reconcile::{Held, Unheard};
 pub use replay::{Bulk, Edit, Pace, Replay, Replayed, Route};
 pub use revoke::Revocation;
 pub use secrets::{Secret, secret_at};
@@ -298,8 +300,8 @@ pub struct Published(pub String, pub u32);
 pub enum HandedTo {
     /// Perhaps nobody: the broker did not confirm it.
     Nobody,
-    /// Our workers' queue.
-    Workers,
+    /// Our workers' queue, since then.
+    Workers(UnixMs),
     /// A queue of stock Celery workers, since then: what they never report ends by the clock.
     Celery(UnixMs),
 }

@@ -33,6 +33,7 @@ mod outage;
 mod queries;
 mod queues;
 mod quotas;
+mod reconciler;
 mod revoke;
 mod routing;
 mod rows;

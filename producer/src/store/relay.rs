@@ -91,7 +91,7 @@ fn due_task(row: &SqliteRow) -> Result<DueTask, sqlx::Error> {
 /// A report or a notice that this very publish was lost may have come first. A report has set the stage already; a notice
 /// has counted the publish, and the row is left to it.
 const MARK: &str = "UPDATE tasks SET stage = iif(tasks.stage = 'waiting' AND ?2, 'queued', tasks.stage),
-        publishes = p.publish, heard_at = coalesce(?3, tasks.heard_at)
+        publishes = p.publish, heard_at = coalesce(?3, tasks.heard_at), alive_at = max(tasks.alive_at, ?4)
     FROM (SELECT value ->> 0 AS id, value ->> 1 AS publish FROM json_each(?1)) AS p
     WHERE tasks.id = p.id AND tasks.stage IN ('waiting', 'queued', 'retrying') AND tasks.publishes < p.publish";
 
@@ -100,10 +100,11 @@ pub(super) async fn mark(
     published: &[Published],
     to: HandedTo,
 ) -> Result<(), sqlx::Error> {
-    let (confirmed, heard_at) = match to {
-        HandedTo::Nobody => (false, None),
-        HandedTo::Workers => (true, None),
-        HandedTo::Celery(at) => (true, Some(at)),
+    let (confirmed, heard_at, alive_at) = match to {
+        HandedTo::Nobody => (false, None, 0),
+        HandedTo::Workers(at) => (true, None, at),
+        HandedTo::Celery(at) => (true, Some(at), at),
     };
-    sqlx::query(MARK).bind(json(&published)?).bind(confirmed).bind(heard_at).execute(connection).await.map(drop)
+    let mark = sqlx::query(MARK).bind(json(&published)?).bind(confirmed).bind(heard_at).bind(alive_at);
+    mark.execute(connection).await.map(drop)
 }

@@ -272,7 +272,7 @@ const PROVENANCE: &str = "INSERT INTO replays (task_seq, attempt, at, route, arg
 const REOPEN: &str =
     "UPDATE tasks SET state = 'PENDING', rank = 0, retries = min(retries + 1, 4294967295), report_seq = 0,
         replayed_from = min(retries + 1, 4294967295), replayed_at = max(?2, coalesce(revoked_at, 0) + 1),
-        stage = iif(r.due_at > ?2, 'scheduled', 'waiting'), due_at = r.due_at, publishes = publishes + 1, lost = 0,
+        stage = iif(r.due_at > ?2, 'scheduled', 'waiting'), due_at = r.due_at, publishes = publishes + 1, lost = 0, alive_at = 0,
         expires = iif(expires <= r.due_at, NULL, expires), args = coalesce(?3, args), kwargs = coalesce(?4, kwargs),
         worker = NULL, progress = NULL, result = NULL, error = NULL, retry_at = NULL, started_at = NULL,
         finished_at = NULL, dismissed_at = NULL, revoked_at = NULL, revoke_reason = NULL, revoked_in_doubt = 0

@@ -3,17 +3,19 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use protocol::reply::{ErrorInfo, Progress, Report};
+use protocol::reply::{ErrorInfo, Progress, Reply, Report};
 use protocol::state::State;
 use protocol::timestamp::unix_ms;
+use protocol::trace;
 use serde_json::value::RawValue;
 use sqlx::SqliteConnection;
 
 use super::column::json;
 use super::watch::look;
 use super::write::{Changes, Write};
-use super::{Child, Counted, Recorded, Stage, Store, StoreError, UnixMs, attempts};
+use super::{Child, Counted, Recorded, Stage, Store, StoreError, UnixMs, attempts, reconcile};
 
 impl Store {
     /// Takes in children and then records reports, in one commit, so that no parent is seen to have ended before its
@@ -47,6 +49,7 @@ struct Row<'a> {
     started_at: Option<UnixMs>,
     finished_at: Option<UnixMs>,
     at: UnixMs,
+    alive_at: UnixMs,
 }
 
 /// Progress, or what a worker reports in a state of its own.
@@ -84,6 +87,7 @@ macro_rules! record {
         progress = coalesce(r.progress, iif(", attempt!(), " = tasks.retries, tasks.progress, NULL)),
         result = r.result, error = r.error, retry_at = r.retry_at, 
         heard_at = iif(tasks.heard_at IS NULL AND r.retries IS NOT NULL, NULL, r.at),
+        alive_at = max(tasks.alive_at, r.alive_at),
         started_at = coalesce(r.started_at, tasks.started_at), finished_at = r.finished_at
     FROM (SELECT value ->> 'id' AS id, value ->> 'state' AS state, value ->> 'terminal' AS terminal,
             value ->> 'stage' AS stage, value ->> 'rank' AS rank, value ->> 'retries' AS retries,
@@ -91,7 +95,7 @@ macro_rules! record {
             value ->> 'worker' AS worker, nullif(value -> 'progress', 'null') AS progress,
             iif(value ->> 'state' = 'SUCCESS', value -> 'result', NULL) AS result,
             nullif(value -> 'error', 'null') AS error, value ->> 'retry_at' AS retry_at,
-            value ->> 'at' AS at, value ->> 'started_at' AS started_at, value ->> 'finished_at' AS finished_at
+            value ->> 'at' AS at, value ->> 'alive_at' AS alive_at, value ->> 'started_at' AS started_at, value ->> 'finished_at' AS finished_at
         FROM json_each(?)) AS r
     WHERE tasks.id = r.id AND (r.since IS NULL OR r.since = coalesce(tasks.replayed_at, tasks.created_at))
         AND tasks.finished_at IS NULL AND ", attempt!(), " >= tasks.replayed_from
@@ -187,6 +191,7 @@ fn row(Recorded { reply, at, redelivered }: &Recorded) -> Row<'_> {
         started_at: reply.started_at.map(unix_ms).or(starts.then_some(*at)),
         finished_at: terminal.then_some(*at),
         at: *at,
+        alive_at: alive_at(reply, *at),
     };
     match &reply.report {
         Report::Started => {}
@@ -201,6 +206,15 @@ fn row(Recorded { reply, at, redelivered }: &Recorded) -> Row<'_> {
         Report::Revoked { reason } => row.error = Some(Cow::Owned(revoked(reason.clone()))),
     }
     row
+}
+
+/// Until when the task is somewhere by this report. The wait that it tells is the broker's, an `eta` a worker's clock.
+fn alive_at(reply: &Reply, at: UnixMs) -> UnixMs {
+    match (&reply.report, reply.held_ms) {
+        (Report::Retry { .. }, Some(held)) => reconcile::end_of(trace::wait(held), at),
+        (Report::Retry { eta: Some(eta), .. }, None) => reconcile::end_of(Duration::ZERO, unix_ms(*eta).max(at)),
+        _ => at,
+    }
 }
 
 /// Celery's word for a task that was revoked or expired.

@@ -12,6 +12,7 @@ mod guard;
 mod keys;
 mod list;
 mod migrate;
+mod reconcile;
 mod replay;
 mod watch;
 
@@ -93,7 +94,7 @@ async fn row(store: &Store, id: &str) -> TaskRow {
 }
 
 async fn publish(store: &Store, id: &str, publish: u32) {
-    store.mark([Published(id.to_owned(), publish)].into(), HandedTo::Workers).await.unwrap();
+    store.mark([Published(id.to_owned(), publish)].into(), HandedTo::Workers(NOW)).await.unwrap();
 }
 
 #[tokio::test]

@@ -6,12 +6,13 @@ use protocol::lost::LostNotice;
 use tokio::sync::{Mutex, OwnedMutexGuard, oneshot};
 
 use super::control::Hand;
+use super::reconcile::Missing;
 use super::replay::{Replay, ReplayChunk, Replayed};
 use super::revoke::{Chunk, PurgeChunk, Revocation, Revoke};
 use super::time::Silence;
 use super::watch::{News, Watches};
 use super::{
-    Accepted, Atomicity, CallbackStanding, Child, Counted, Excess, Forgotten, HandedTo, IdempotencyKey, KeptType,
+    Accepted, Atomicity, CallbackStanding, Child, Counted, Excess, Forgotten, HandedTo, Held, IdempotencyKey, KeptType,
     NewTask, Placed, Published, Recorded, Secret, StoreError, UnixMs, Whose,
 };
 
@@ -27,6 +28,8 @@ pub(super) enum Write {
     Hear(Vec<String>, UnixMs, Done<()>),
     Replies(Arc<[Child]>, Arc<[Recorded]>, Done<Counted>),
     Lost(Vec<LostNotice>, UnixMs, Done<u64>),
+    Held(Vec<Held>, Done<()>),
+    Missing(Missing, Done<u64>),
     Tick(UnixMs, Done<()>),
     Prune(UnixMs, Done<u64>),
     TaskTypes(Vec<KeptType>, Done<()>),
@@ -57,6 +60,7 @@ impl Write {
             | Self::Pause(_, _, done)
             | Self::Callback(_, _, done)
             | Self::Secret(_, _, _, done)
+            | Self::Held(_, done)
             | Self::TaskTypes(_, done) => drop(done.send(Err(error))),
             Self::Replies(_, _, done) => drop(done.send(Err(error))),
             Self::Revoke(_, done) => drop(done.send(Err(error))),
@@ -67,9 +71,11 @@ impl Write {
             Self::Replay(_, done) => drop(done.send(Err(error))),
             Self::Dismiss(_, _, _, done) => drop(done.send(Err(error))),
             Self::ReplayLetters(_, done) => drop(done.send(Err(error))),
-            Self::Lost(_, _, done) | Self::Prune(_, done) | Self::PruneKeys(_, done) | Self::Silent(_, done) => {
-                drop(done.send(Err(error)));
-            }
+            Self::Lost(_, _, done)
+            | Self::Missing(_, done)
+            | Self::Prune(_, done)
+            | Self::PruneKeys(_, done)
+            | Self::Silent(_, done) => drop(done.send(Err(error))),
         }
     }
 }

@@ -14,7 +14,7 @@ use super::watch::{News, Watches};
 use super::write::{Changes, Done, Write};
 use super::{
     Accepted, Child, Counted, Placed, Recorded, StoreError, Wake, batch, callbacks, children, control, dead_letters,
-    forget, insert, keys, lost, relay, replay, reports, revoke, secrets, task_types, time, watch,
+    forget, insert, keys, lost, reconcile, relay, replay, reports, revoke, secrets, task_types, time, watch,
 };
 
 /// The most requests in one commit.
@@ -184,6 +184,8 @@ async fn apply(
         Write::PruneKeys(now, done) => settle(done, keys::prune(connection, now).await),
         Write::Replies(children, reports, done) => settle(done, record(connection, &children, &reports, changes).await),
         Write::Lost(notices, now, done) => settle(done, lost::put_back(connection, notices, now, changes).await),
+        Write::Held(held, done) => settle(done, reconcile::hold(connection, &held).await),
+        Write::Missing(missing, done) => settle(done, reconcile::presume_lost(connection, &missing, changes).await),
         Write::Tick(now, done) => settle(done, time::tick(connection, now, changes).await),
         Write::TaskTypes(types, done) => settle(done, task_types::keep(connection, &types).await),
         Write::Probe(done) => settle(done, time::probe(connection).await),

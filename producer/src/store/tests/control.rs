@@ -114,7 +114,7 @@ async fn a_large_purge_goes_in_chunks_and_misses_none() {
     let ids: Vec<String> = (0..12_000).map(|number| number.to_string()).collect();
     futures_util::future::join_all(ids.iter().map(|id| store.insert(fresh(id)))).await;
     let queued: Vec<Published> = ids[..6_000].iter().map(|id| Published(id.clone(), 1)).collect();
-    store.mark(queued.into(), HandedTo::Workers).await.unwrap();
+    store.mark(queued.into(), HandedTo::Workers(NOW)).await.unwrap();
     let start = std::time::Instant::now();
     assert_eq!(store.purge("default", now()).await.unwrap(), Purged { purged: 12_000, at_broker: 6_000 });
     println!("12,000 purged in {:?}", start.elapsed());

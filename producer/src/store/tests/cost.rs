@@ -20,7 +20,7 @@ async fn lives(store: &Store) -> (Duration, Duration) {
         let published = ids.iter().map(|id| Published(id.clone(), 1)).collect();
         let ends: Vec<Recorded> = ids.iter().map(|id| reply(id, success("1"), Some(0), None)).collect();
         let start = Instant::now();
-        store.mark(published, HandedTo::Workers).await.unwrap();
+        store.mark(published, HandedTo::Workers(NOW)).await.unwrap();
         record(store, ends.into()).await.unwrap();
         ended += start.elapsed();
     }
