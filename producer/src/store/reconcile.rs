@@ -130,7 +130,7 @@ pub(super) async fn presume_lost(
     changes.clock |= !lost.is_empty();
     let count = lost.len() as u64;
     let revoked = |(id, reason): (String, Option<String>)| {
-        Some(Recorded { reply: Reply::of(id, Report::Revoked { reason: reason? }), at: *now, redelivered: false })
+        Some(Recorded::now(Reply::of(id, Report::Revoked { reason: reason? }), *now))
     };
     let revoked: Vec<Recorded> = lost.into_iter().filter_map(revoked).collect();
     reports::record(connection, &revoked, changes).await?;

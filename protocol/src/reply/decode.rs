@@ -322,11 +322,12 @@ mod tests {
             (task_id, report) in (any::<String>(), any_report()),
             (retries, seq) in any::<(Option<u32>, Option<u32>)>(),
             (worker, group_id, parent_id) in any::<(Option<String>, Option<String>, Option<String>)>(),
-            (started_at, date_done, since) in (any_time(), any_time(), any::<Option<i64>>()),
-            held_ms: Option<u64>,
+            (started_at, date_done) in (any_time(), any_time()),
+            (since, held_ms) in any::<(Option<i64>, Option<u64>)>(),
         ) -> Reply {
             Reply {
-                retries, seq, since, held_ms, worker, started_at, date_done, group_id, parent_id, ..Reply::of(task_id, report)
+                retries, seq, since, held_ms, worker, started_at, date_done, group_id, parent_id,
+                ..Reply::of(task_id, report)
             }
         }
     }
