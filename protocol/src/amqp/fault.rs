@@ -136,3 +136,22 @@ pub(super) async fn within<T>(
         Err(_) => Err(Fault::Deadline { what, deadline }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use lapin::protocol::{AMQPError, AMQPErrorKind, AMQPHardError, AMQPSoftError};
+
+    use super::*;
+
+    #[test]
+    fn what_only_an_operator_grants_is_a_refusal() {
+        let is_refusal = |kind: AMQPErrorKind| {
+            let error = lapin::ErrorKind::ProtocolError(AMQPError::new(kind, "no".into()));
+            Fault::from(lapin::Error::from(error)).is_refusal()
+        };
+        assert!(is_refusal(AMQPSoftError::ACCESSREFUSED.into()), "a login, a right");
+        assert!(is_refusal(AMQPHardError::NOTALLOWED.into()), "a virtual host");
+        assert!(!is_refusal(AMQPSoftError::PRECONDITIONFAILED.into()), "a delivery that took too long");
+        assert!(!is_refusal(AMQPHardError::CONNECTIONFORCED.into()), "a broker that stops");
+    }
+}
