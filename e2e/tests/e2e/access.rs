@@ -9,6 +9,7 @@ use e2e::pair::Builder;
 use e2e::users::{CONSUMER, PRODUCER};
 use e2e::{Env, Pair, Users, broker, guard};
 use serde_json::{Value, json};
+use tokio::sync::Mutex;
 
 use crate::celery::control::celery;
 use crate::life::SOON;
@@ -34,7 +35,10 @@ async fn least(queues: &str) -> Result<(Builder, Value)> {
     Ok((pair.producer_env("AMQP_URL", &producer).consumer_env("AMQP_URL", &consumer), definitions))
 }
 
+/// One at a time: RabbitMQ 4.3 refuses those that name a user whom others are just making.
 async fn load(management: &e2e::broker::Management, definitions: &Value) -> Result<()> {
+    static TURN: Mutex<()> = Mutex::const_new(());
+    let _turn = TURN.lock().await;
     management.call(reqwest::Method::POST, &["definitions"], Some(definitions)).await.map(drop)
 }
 
