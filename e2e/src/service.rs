@@ -82,7 +82,8 @@ impl Service {
         let mut last = String::new();
         loop {
             match http.get(self.url("/readyz")).send().await {
-                Ok(answer) if answer.status() == 200 => return Ok(()),
+                // Somebody else may have taken its port and be ready.
+                Ok(answer) if answer.status() == 200 && self.process.try_wait()?.is_none() => return Ok(()),
                 Ok(answer) => last = format!("{} {}", answer.status(), answer.text().await.unwrap_or_default()),
                 Err(error) => last = if last.is_empty() { error.to_string() } else { last },
             }

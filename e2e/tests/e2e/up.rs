@@ -11,6 +11,10 @@ use e2e::guard::{self, Launch, Process};
 use e2e::{Env, config, procfs, until, users};
 use nix::sys::signal::Signal;
 use serde_json::Value;
+use tokio::sync::Mutex;
+
+/// All of them want the usual ports.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
 
 const START: Duration = Duration::from_mins(2);
 const END: Duration = Duration::from_mins(1);
@@ -76,6 +80,7 @@ async fn only_its_own_users_are_there(output: &str) -> Result<()> {
 
 #[tokio::test]
 async fn up_ends_in_a_success_also_where_the_usual_ports_are_taken() -> Result<()> {
+    let _turn = ONE_AT_A_TIME.lock().await;
     // Whoever else has them serves the purpose as well.
     let _taken = [5672, 15672, 8080, 8081, 4369].map(|port| TcpListener::bind(("127.0.0.1", port)));
     let home = guard::scratch_dir("up-test-")?;
@@ -91,6 +96,7 @@ async fn up_ends_in_a_success_also_where_the_usual_ports_are_taken() -> Result<(
 
 #[tokio::test]
 async fn up_revives_a_worker_and_leaves_nothing_after_ctrl_c() -> Result<()> {
+    let _turn = ONE_AT_A_TIME.lock().await;
     let home = guard::scratch_dir("up-test-")?;
     let (mut up, log) = up(home.path(), &[])?;
     let output = await_line(&mut up, &log, "running;").await?;
@@ -109,6 +115,7 @@ async fn up_revives_a_worker_and_leaves_nothing_after_ctrl_c() -> Result<()> {
 
 #[tokio::test]
 async fn up_leaves_nothing_when_killed() -> Result<()> {
+    let _turn = ONE_AT_A_TIME.lock().await;
     let home = guard::scratch_dir("up-test-")?;
     let (mut up, log) = up(home.path(), &[])?;
     await_line(&mut up, &log, "GET  STARTED").await?;
