@@ -46,6 +46,7 @@ pub struct NoSettings {}
 
 /// The settings as given.
 #[derive(Args)]
+#[group(skip)] // clap would name a group after the struct, and those of a worker's own tasks may have that name too.
 pub struct Settings {
     #[command(flatten)]
     broker: BrokerSettings,
@@ -205,6 +206,18 @@ mod tests {
         let config = check(&[]).unwrap();
         assert_eq!((config.concurrency, config.time_limit), (256, Duration::from_mins(5)));
         assert!(config.worker_name.starts_with(&format!("errand-{}@", std::process::id())));
+    }
+
+    #[test]
+    fn settings_of_tasks_may_have_any_name() {
+        mod own {
+            #[derive(clap::Args)]
+            pub(super) struct Settings {
+                #[arg(long)]
+                _shop: Option<String>,
+            }
+        }
+        <Cli<own::Settings> as clap::CommandFactory>::command().debug_assert();
     }
 
     #[test]

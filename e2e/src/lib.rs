@@ -11,6 +11,7 @@
 
 pub mod broker;
 pub mod certificates;
+pub mod chaos;
 pub mod client;
 pub mod clocks;
 pub mod config;

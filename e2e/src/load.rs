@@ -126,7 +126,8 @@ impl Connection {
         self.ask(method, path, "content-type: application/json\r\n", body).await
     }
 
-    async fn ask(&mut self, method: &str, path: &str, headers: &str, body: &str) -> Result<(u16, Value)> {
+    /// The same with header lines, each with its line's end.
+    pub async fn ask(&mut self, method: &str, path: &str, headers: &str, body: &str) -> Result<(u16, Value)> {
         let length = body.len();
         let request =
             format!("{method} {path} HTTP/1.1\r\nhost: e2e\r\n{headers}content-length: {length}\r\n\r\n{body}");

@@ -1,6 +1,7 @@
 //! Owns a TCP relay that can be told to misbehave: the network between a service and the broker.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 use anyhow::Result;
 use tokio::io::{self, AsyncReadExt, AsyncWriteExt};
@@ -8,6 +9,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::sleep;
 
 use crate::ports;
 
@@ -16,6 +18,7 @@ enum Mode {
     Pass,
     Stall,
     Refuse,
+    Delay(Duration),
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -66,6 +69,11 @@ impl Proxy {
     /// Keeps connections open, accepts new ones, and passes nothing: a silent peer.
     pub fn stall(&self) {
         self.set(Mode::Stall);
+    }
+
+    /// Passes each piece that it reads, of at most 64 KiB, that much later, one after the other: a slow network.
+    pub fn delay(&self, by: Duration) {
+        self.set(Mode::Delay(by));
     }
 
     /// Relays again; what was held back while stalled arrives.
@@ -142,7 +150,13 @@ async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut orders: watch
     loop {
         let read = from.read(&mut buffer).await?;
         // Checked after the read: what arrives during a stall is held, the end of the stream included.
-        if orders.wait_for(|order| order.mode != Mode::Stall).await.is_err() || read == 0 {
+        let Ok(mode) = orders.wait_for(|order| order.mode != Mode::Stall).await.map(|order| order.mode) else {
+            return Ok(());
+        };
+        if let Mode::Delay(by) = mode {
+            sleep(by).await;
+        }
+        if read == 0 {
             return Ok(());
         }
         to.write_all(&buffer[..read]).await?;
@@ -151,8 +165,6 @@ async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut orders: watch
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use tokio::time::timeout;
 
     use super::*;
@@ -202,6 +214,16 @@ mod tests {
         let mut answer = [0; 4];
         timeout(SOON, stream.read_exact(&mut answer)).await.unwrap().unwrap();
         assert_eq!(&answer, b"ping");
+    }
+
+    #[tokio::test]
+    async fn what_is_delayed_arrives_later() {
+        let (_server, proxy) = echo().await;
+        let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
+        proxy.delay(Duration::from_millis(100));
+        let start = std::time::Instant::now();
+        assert_eq!(&ping(&mut stream).await.unwrap(), b"ping");
+        assert!(start.elapsed() >= Duration::from_millis(200), "both ways");
     }
 
     #[tokio::test]

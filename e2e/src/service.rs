@@ -198,11 +198,17 @@ impl Service {
                 done = &mut work => return Ok((done?, deaths)),
                 () = sleep(POLL) => {}
             }
-            if self.process.try_wait()?.is_some() {
-                deaths += 1;
-                self.process = Process::spawn(&self.launch)?;
-            }
+            deaths += u32::from(self.revive()?.is_some());
         }
+    }
+
+    /// Starts it again if it has died, and does not wait: how it had ended.
+    pub fn revive(&mut self) -> Result<Option<ExitStatus>> {
+        let ended = self.process.try_wait()?;
+        if ended.is_some() {
+            self.process = Process::spawn(&self.launch)?;
+        }
+        Ok(ended)
     }
 
     /// The CPU time, user and system, of the service and of its children that have ended.

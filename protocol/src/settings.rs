@@ -19,6 +19,7 @@ const DEFAULT_URL: &str = "amqp://guest:guest@127.0.0.1:5672/%2f";
 
 /// Which broker, and the names on it.
 #[derive(Args, Clone)]
+#[group(skip)]
 pub struct BrokerSettings {
     /// The broker: amqp://user:password@host:port/vhost, or amqps. [default: guest on 127.0.0.1:5672]
     #[arg(long, env = "AMQP_URL", hide_env_values = true)]
@@ -56,6 +57,7 @@ pub struct BrokerSettings {
 
 /// What and how to log.
 #[derive(Args, Clone)]
+#[group(skip)]
 pub struct LogSettings {
     /// Log filter, in tracing's syntax
     #[arg(long, env = "RUST_LOG", default_value = "info")]

@@ -9,6 +9,7 @@ mod batch;
 mod callbacks;
 mod catalog;
 mod celery;
+mod chaos;
 mod children;
 mod commands;
 mod compose;

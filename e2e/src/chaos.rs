@@ -1,0 +1,134 @@
+//! The chaos run: many tasks with known results, faults while they run, and then the accounting.
+//!
+//! What is decided is apart from what is done: a seed makes the orders ([`workload`]) and the faults ([`fault`]), the
+//! run leaves [`logs`], and [`accounting`] makes an account of them. Only [`stage`], [`clients`] and [`watch`] touch
+//! anything.
+
+pub mod accounting;
+pub mod clients;
+pub mod fault;
+pub mod logs;
+pub mod stage;
+pub mod table;
+pub mod watch;
+pub mod workload;
+
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result};
+use tokio::time::Instant;
+
+use self::accounting::Account;
+use self::clients::Orders;
+use self::fault::{Fault, schedule};
+use self::logs::{Entry, Logs, Ms, Submit};
+use self::stage::Stage;
+use self::watch::Seen;
+use crate::Env;
+use crate::broker::Release;
+
+/// Clients that order at once.
+const CLIENTS: usize = 16;
+/// How long the queues may take to be empty when all tasks have ended.
+const EMPTY: Duration = Duration::from_secs(30);
+
+/// What is to be done.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// What orders and faults are drawn from.
+    pub seed: u64,
+    /// How long faults are made.
+    pub time: Duration,
+    /// How many tasks are ordered, spread over that time.
+    pub tasks: u64,
+    /// How many workers there are.
+    pub workers: usize,
+    /// The kinds of faults.
+    pub faults: Vec<Fault>,
+    /// The RabbitMQ of a node of its own; the one that all tests share when `None`, which faults must leave alone.
+    pub release: Option<Release>,
+    /// `SEEDED_BUG` and `FAULTS` of the services. Without either they are those that know neither.
+    pub sabotage: Env,
+    /// How long nothing may end, when nothing is broken any more, before what is open counts as lost.
+    pub patience: Duration,
+    /// Where logs, store and ledger are copied to at the end.
+    pub keep: Option<PathBuf>,
+}
+
+/// Does it.
+pub async fn run(options: &Options) -> Result<Account> {
+    let mut stage = Stage::start(options).await?;
+    let account = perform(&mut stage, options).await;
+    if let Some(dir) = &options.keep {
+        stage.keep(dir)?;
+    }
+    if account.as_ref().is_ok_and(|account| account.broken().next().is_none()) {
+        stage.silence();
+    }
+    account
+}
+
+async fn perform(stage: &mut Stage, options: &Options) -> Result<Account> {
+    let (client, mut seen, mut logs) = (stage.client(), Seen::default(), Logs::default());
+    let orders = Orders { seed: options.seed, count: options.tasks, over: options.time, producer: client.address() };
+    let ordering = tokio::task::JoinSet::from_iter([clients::order_all(orders, CLIENTS)]);
+    tokio::select! {
+        broken = break_and_mend(stage, options, ordering, &mut logs) => logs.submits = broken?,
+        () = seen.look_on(&client) => {}
+    }
+    logs.rows = watch::rows(&client).await?;
+    stage.stop_workers().await?;
+    logs.left = stage.left().await?;
+    logs.places = options.workers * stage::CONCURRENCY;
+    (logs.samples, logs.pulses) = (seen.samples, seen.pulses);
+    let ledger = std::fs::read_to_string(&stage.ledger)?;
+    let entries = ledger.lines().map(|line| Entry::parse(line).with_context(|| format!("no entry: {line}")));
+    logs.ledger = entries.collect::<Result<_>>()?;
+    let fewest = usize::try_from(options.tasks / 2)?;
+    Ok(accounting::account(&logs, fewest))
+}
+
+/// Makes faults as long as there is time, and then lets everything come to its end.
+async fn break_and_mend(
+    stage: &mut Stage,
+    options: &Options,
+    mut ordering: tokio::task::JoinSet<Result<Vec<Submit>>>,
+    logs: &mut Logs,
+) -> Result<Vec<Submit>> {
+    let end = Instant::now() + options.time;
+    for plan in schedule(options.seed, options.faults.clone(), options.workers) {
+        if Instant::now() + plan.pause > end {
+            break;
+        }
+        logs.strikes.push(stage.strike(plan).await?);
+    }
+    let client = stage.client();
+    let calm = async {
+        let submits = ordering.join_next().await.context("nobody orders")???;
+        watch::drained(&client, options.patience).await;
+        Ok(submits)
+    };
+    let submits = beside(stage, calm).await?;
+    let patience = Instant::now() + options.patience.min(EMPTY);
+    while Instant::now() < patience && !stage.left().await?.is_empty() {
+        stage.hold(Duration::from_millis(200)).await?;
+    }
+    Ok(submits)
+}
+
+/// Waits for something while what dies is started again.
+async fn beside<T>(stage: &mut Stage, awaited: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::pin!(awaited);
+    loop {
+        tokio::select! {
+            done = &mut awaited => return done,
+            held = stage.hold(Duration::from_secs(1)) => held?,
+        }
+    }
+}
+
+fn now() -> Ms {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

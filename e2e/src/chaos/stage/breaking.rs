@@ -1,0 +1,213 @@
+//! Owns how each fault is made and undone.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
+use reqwest::Method;
+use serde_json::json;
+
+use super::{DEAD_LETTERS, LOOK, Stage, say};
+use crate::broker::Depth;
+use crate::chaos::fault::{Fault, Plan};
+use crate::chaos::logs::Strike;
+use crate::chaos::now;
+use crate::{Pair, Service};
+
+/// More than twice the heartbeat of 10 s.
+const FROZEN: Duration = Duration::from_secs(28);
+/// How long a producer may take to record the results that it was sent.
+const EMPTY: Duration = Duration::from_secs(10);
+/// How long the services may take to make again what was deleted.
+const OBJECTS: Duration = Duration::from_mins(1);
+const SLOW: Duration = Duration::from_millis(150);
+const QUEUE: &str = "errand.default";
+const DELAY: &str = "errand.delay.1s";
+const POLICY: &str = "chaos";
+
+impl Stage {
+    /// Makes a fault and undoes it.
+    pub async fn strike(&mut self, plan: Plan) -> Result<Strike> {
+        self.hold(plan.pause).await?;
+        if plan.fault.needs_objects() {
+            self.await_objects().await?;
+        }
+        let from = now();
+        say(self.begin, plan.fault.name())?;
+        self.make(plan).await.with_context(|| plan.fault.name())?;
+        Ok(Strike { fault: plan.fault, from, to: now() })
+    }
+
+    /// What the fault before has taken must be there again, or nothing could be taken.
+    async fn await_objects(&mut self) -> Result<()> {
+        let deadline = Instant::now() + OBJECTS;
+        while let Err(missing) = self.objects().await {
+            ensure!(Instant::now() < deadline, "nobody made it again within {OBJECTS:?}: {missing:#}");
+            self.hold(LOOK).await?;
+        }
+        Ok(())
+    }
+
+    async fn objects(&self) -> Result<()> {
+        let (management, vhost) = (self.node.get().management(), self.pair.vhost());
+        self.results().await?;
+        for queue in [QUEUE, DELAY, DEAD_LETTERS] {
+            management.queue(vhost, queue).await?;
+        }
+        for (exchange, queue) in [("errand.tasks", QUEUE), ("errand.delay", DELAY)] {
+            let bindings = management.call(Method::GET, &["bindings", vhost, "e", exchange, "q", queue], None).await?;
+            ensure!(bindings.as_array().is_some_and(|bindings| !bindings.is_empty()), "{queue} is not bound");
+        }
+        Ok(())
+    }
+
+    async fn make(&mut self, Plan { fault, lasts, worker, .. }: Plan) -> Result<()> {
+        match fault {
+            Fault::ProducerKilled => self.pair.producer.kill().map(drop),
+            Fault::WorkerKilled => self.worker(worker)?.kill().map(drop),
+            Fault::ProducerTerminated => {
+                self.pair.producer.signal(Signal::SIGTERM)?;
+                let pid = self.pair.producer.pid();
+                self.await_other(pid, |pair| pair.producer.pid()).await
+            }
+            Fault::WorkerTerminated => {
+                self.worker(worker)?.signal(Signal::SIGTERM)?;
+                let pid = self.worker(worker)?.pid();
+                self.await_other(pid, move |pair| pair.consumers[worker].pid()).await
+            }
+            Fault::WorkerStopped => self.stop_worker(worker, lasts).await,
+            Fault::WorkerFrozen => self.stop_worker(worker, FROZEN).await,
+            // Tasks do that.
+            Fault::WorkerCrashed => Ok(()),
+            Fault::BrokerKilled | Fault::BrokerRestarted | Fault::BrokerStopped | Fault::DataWiped => {
+                self.break_broker(fault, lasts).await
+            }
+            Fault::LinkCut | Fault::LinkRefused | Fault::LinkSilent | Fault::LinkSlow => {
+                self.break_link(fault, lasts).await
+            }
+            Fault::ResultsMissing => self.miss_results(lasts).await,
+            Fault::MemoryAlarm => {
+                let set = "set_vm_memory_high_watermark";
+                self.alarm(&[set, "absolute", "1MB"], &[set, "0.4"], lasts).await
+            }
+            Fault::DiskAlarm => {
+                self.alarm(&["set_disk_free_limit", "1000000GB"], &["set_disk_free_limit", "50MB"], lasts).await
+            }
+            _ => self.break_topology(fault, lasts).await,
+        }
+    }
+
+    fn worker(&mut self, worker: usize) -> Result<&mut Service> {
+        self.pair.consumers.get_mut(worker).context("no such worker")
+    }
+
+    /// Until a service that was told to end has ended and another process is in its place.
+    async fn await_other(&mut self, pid: u32, of: impl Fn(&Pair) -> u32) -> Result<()> {
+        while of(&self.pair) == pid {
+            self.hold(LOOK).await?;
+        }
+        Ok(())
+    }
+
+    async fn stop_worker(&mut self, worker: usize, lasts: Duration) -> Result<()> {
+        let pid = self.worker(worker)?.pid();
+        self.worker(worker)?.pause()?;
+        self.hold(lasts).await?;
+        // A task may have killed it just before.
+        if self.worker(worker)?.pid() == pid { self.worker(worker)?.resume() } else { Ok(()) }
+    }
+
+    async fn break_broker(&mut self, fault: Fault, lasts: Duration) -> Result<()> {
+        match fault {
+            Fault::BrokerStopped => {
+                self.node.own()?.pause()?;
+                self.hold(lasts).await?;
+                return self.node.own()?.resume();
+            }
+            Fault::BrokerKilled => {
+                self.node.own()?.kill()?;
+                self.hold(lasts).await?;
+            }
+            Fault::DataWiped => {
+                self.node.own()?.wipe().await?;
+                // It comes with the node, like its users.
+                return self.node.get().management().add_vhost(self.pair.vhost()).await;
+            }
+            _ => drop(self.node.own()?.stop().await?),
+        }
+        self.node.own()?.start_again().await
+    }
+
+    async fn break_link(&mut self, fault: Fault, lasts: Duration) -> Result<()> {
+        match fault {
+            Fault::LinkRefused => self.link.refuse(),
+            Fault::LinkSilent => self.link.stall(),
+            Fault::LinkSlow => self.link.delay(SLOW),
+            _ => {
+                self.link.cut();
+                return Ok(());
+            }
+        }
+        self.hold(lasts).await?;
+        self.link.resume();
+        Ok(())
+    }
+
+    async fn alarm(&mut self, raise: &[&str], clear: &[&str], lasts: Duration) -> Result<()> {
+        self.node.own()?.ctl(raise).await?;
+        self.hold(lasts).await?;
+        self.node.own()?.ctl(clear).await.map(drop)
+    }
+
+    /// What the services find missing they make again themselves; nobody else does.
+    async fn break_topology(&mut self, fault: Fault, lasts: Duration) -> Result<()> {
+        let management = self.node.get().management().clone();
+        let vhost = self.pair.vhost().to_owned();
+        match fault {
+            Fault::ConnectionsClosed => self.node.get().close_connections(&vhost).await,
+            Fault::DeadLettersDeleted => management.delete_queue(&vhost, DEAD_LETTERS).await,
+            Fault::BindingDeleted => management.unbind(&vhost, "errand.tasks", QUEUE).await.map(drop),
+            Fault::DelayBindingDeleted => management.unbind(&vhost, "errand.delay", DELAY).await.map(drop),
+            Fault::ExchangeDeleted => {
+                management.call(Method::DELETE, &["exchanges", &vhost, "errand.tasks"], None).await.map(drop)
+            }
+            Fault::DelayDeleted => management.delete_queue(&vhost, DELAY).await,
+            Fault::QueueDeleted => management.delete_queue(&vhost, QUEUE).await,
+            Fault::QueuePurged => management.purge_queue(&vhost, QUEUE).await,
+            Fault::ResultsDeleted => management.delete_queue(&vhost, &self.results().await?).await,
+            Fault::QueueFull => {
+                let policy =
+                    json!({"pattern": "^errand\\.default$", "apply-to": "queues", "definition": {"max-length": 1}});
+                management.call(Method::PUT, &["policies", &vhost, POLICY], Some(&policy)).await?;
+                self.hold(lasts).await?;
+                management.call(Method::DELETE, &["policies", &vhost, POLICY], None).await.map(drop)
+            }
+            Fault::PermissionsCleared => {
+                let (user, _) = management.credentials();
+                management.call(Method::DELETE, &["permissions", &vhost, user], None).await?;
+                self.node.get().close_connections(&vhost).await?;
+                self.hold(lasts).await?;
+                management.add_vhost(&vhost).await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn results(&self) -> Result<String> {
+        let queues = self.node.get().management().queues(self.pair.vhost()).await?;
+        queues.into_iter().find(|queue| queue.starts_with("errand.results.")).context("no queue of results")
+    }
+
+    /// Deletes the queue of results when nothing is in it, and lets workers run while nobody makes it again.
+    async fn miss_results(&mut self, lasts: Duration) -> Result<()> {
+        let (results, vhost) = (self.results().await?, self.pair.vhost().to_owned());
+        self.pair.consumers.iter().try_for_each(Service::pause)?;
+        let empty = |depth: Depth| depth.ready == 0;
+        self.node.get().endpoint().await_depth(&vhost, &results, empty, EMPTY).await?;
+        self.pair.producer.pause()?;
+        self.node.get().management().delete_queue(&vhost, &results).await?;
+        self.pair.consumers.iter().try_for_each(Service::resume)?;
+        self.hold(lasts).await?;
+        self.pair.producer.resume()
+    }
+}
