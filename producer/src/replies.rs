@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use protocol::amqp::{Broker, Delivery, Publish, Publisher};
 use protocol::dead_letter::{Verdict, dead_letter};
-use protocol::faults::{Point, point};
+use protocol::faults::{Bug, Point, bug, point};
 use protocol::json;
 use protocol::lost::{LostNotice, LostReason};
 use protocol::message::truncate;
@@ -151,8 +151,13 @@ impl Replies {
 
     /// Tries for as long as it takes: what is not recorded stays unacked, and the prefetch bounds it.
     async fn record(&self, batch: Batch) {
-        let Batch { children, submissions, reports, lost, held, traced, mut unreadable, last } = batch;
+        let Batch { children, submissions, reports, lost, held, traced, mut unreadable, mut last } = batch;
         let (children, reports) = (children.into(), reports.into());
+        if bug(Bug::ReplyAckedBeforeCommit)
+            && let Some((_, last)) = last.take()
+        {
+            last.ack_through().await;
+        }
         point(Point::RepliesReceived).await;
         let orphans = loop {
             match self.store_all(&children, &reports, &lost, &held).await {

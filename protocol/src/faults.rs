@@ -101,7 +101,6 @@ pub enum Bug {
     /// A producer acks replies before it stores them. A producer killed in between shows it (`replies.received`): those
     /// tasks never end.
     ReplyAckedBeforeCommit,
-    /// The store leaves out one in fifty of the tasks that it takes in, and says that it has them. It shows without a
-    /// fault.
+    /// The store drops tasks that it says it has, those whose id ends in 7. It shows without a fault.
     DroppedRow,
 }

@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 pub use self::access::{Access, Role};
 pub use self::celery::{EVENTS, PIDBOX, PIDBOX_REPLIES};
 pub use self::table::{Binding, Exchange, ExchangeKind, Object, Queue, Table};
+use crate::faults::{Bug, bug};
 use crate::heartbeat::HEARTBEAT_TTL;
 
 /// Delay levels are 2^0 s to 2^19 s.
@@ -301,6 +302,9 @@ fn dead_lettering_to(exchange: &str, more: &[(&str, Value)]) -> Map<String, Valu
         ("x-overflow", json!("reject-publish")),
     ]);
     all.extend(arguments(more));
+    if bug(Bug::NoDeadLetterExchange) {
+        all.retain(|name, _| !name.starts_with("x-dead-letter"));
+    }
     all
 }
 

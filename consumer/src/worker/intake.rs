@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use protocol::amqp::Delivery;
-use protocol::faults::{Point, point};
+use protocol::faults::{Bug, Point, bug, point};
 use protocol::message::Message;
 use protocol::reply::ErrorInfo;
 use protocol::retry::RetryPolicy;
@@ -123,6 +123,9 @@ async fn give_back(worker: Arc<Worker>, delivery: Delivery) {
 async fn life(worker: Arc<Worker>, key: Key, task: Task, message: Message, queue: String) {
     let ending = Ending { worker: &worker, key: Some(&key) };
     let seen = worker.celery.received(&key, &task, &message, &queue);
+    if bug(Bug::AckBeforeResult) {
+        settle(worker.runs.end(&key), Due::Ack).await;
+    }
     let due = worker.abandon.run_until_cancelled(attempt(&worker, &key, &task, &message, &queue)).await;
     let Some(due) = due else { return };
     if due == Due::Ack {

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use protocol::faults::{Bug, bug};
 use protocol::reply::{ErrorInfo, Progress, Reply, Report};
 use protocol::state::State;
 use protocol::timestamp::unix_ms;
@@ -67,15 +68,8 @@ macro_rules! attempt {
     };
 }
 
-/// The guard in the last lines is `Standing::after`: an open row takes any terminal report of its life, and an open report
-/// only when (attempt, rank, seq) rises. A stock Celery worker's report has neither attempt nor seq, so a late one of an
-/// earlier life can be told from its own only while the replay is not due.
-///
-/// A row that was put back as lost, or replayed, stays with the clock or the relay until it is published or has ended: the
-/// copy that reported may be the one that was lost, or of an earlier life.
-///
-/// A macro, since one statement is the other with an end to it.
-macro_rules! record {
+/// Macros, since one statement is the other with an end to it. This one takes any report.
+macro_rules! overwrite {
     () => {
         concat!(
             "UPDATE tasks SET state = r.state, rank = r.rank,
@@ -97,16 +91,36 @@ macro_rules! record {
             nullif(value -> 'error', 'null') AS error, value ->> 'retry_at' AS retry_at,
             value ->> 'at' AS at, value ->> 'alive_at' AS alive_at, value ->> 'started_at' AS started_at, value ->> 'finished_at' AS finished_at
         FROM json_each(?)) AS r
-    WHERE tasks.id = r.id AND (r.since IS NULL OR r.since = coalesce(tasks.replayed_at, tasks.created_at))
-        AND tasks.finished_at IS NULL AND ", attempt!(), " >= tasks.replayed_from
+    WHERE tasks.id = r.id"
+        )
+    };
+}
+
+/// With the guard, which is `Standing::after`: an open row takes any terminal report of its life, and an open report only
+/// when (attempt, rank, seq) rises. A stock Celery worker's report has neither attempt nor seq, so a late one of an
+/// earlier life can be told from its own only while the replay is not due.
+///
+/// A row that was put back as lost, or replayed, stays with the clock or the relay until it is published or has ended: the
+/// copy that reported may be the one that was lost, or of an earlier life.
+macro_rules! record {
+    () => {
+        concat!(
+            overwrite!(),
+            " AND (r.since IS NULL OR r.since = coalesce(tasks.replayed_at, tasks.created_at))
+        AND tasks.finished_at IS NULL AND ",
+            attempt!(),
+            " >= tasks.replayed_from
         AND (tasks.replayed_from = 0 OR tasks.lost > 0 OR tasks.stage <> 'scheduled') AND (r.terminal
         OR NOT (r.redelivered AND r.retries IS NULL AND tasks.state = 'RETRY')
-        AND (", attempt!(), ", r.rank, coalesce(r.seq, tasks.report_seq + 1))
+        AND (",
+            attempt!(),
+            ", r.rank, coalesce(r.seq, tasks.report_seq + 1))
             > (tasks.retries, tasks.rank, tasks.report_seq))"
         )
     };
 }
 
+const OVERWRITE: &str = overwrite!();
 const RECORD: &str = record!();
 const RECORD_AND_NAME: &str = concat!(record!(), " RETURNING tasks.id");
 
@@ -138,7 +152,8 @@ async fn update(connection: &mut SqliteConnection, rows: &[Row<'_>]) -> Result<u
     if rows.is_empty() {
         return Ok(0);
     }
-    Ok(sqlx::query(RECORD).bind(json(&rows)?).execute(connection).await?.rows_affected())
+    let statement = if bug(Bug::LastWriteWins) { OVERWRITE } else { RECORD };
+    Ok(sqlx::query(statement).bind(json(&rows)?).execute(connection).await?.rows_affected())
 }
 
 /// Of what counted the attempts are kept.

@@ -53,6 +53,11 @@ impl Write {
         matches!(self, Self::Insert(_) | Self::Keyed(_) | Self::Batch(..) | Self::Probe(_))
     }
 
+    /// Whether a client waits to hear that its tasks are accepted.
+    pub(super) fn is_submit(&self) -> bool {
+        matches!(self, Self::Insert(_) | Self::Keyed(_) | Self::Batch(..))
+    }
+
     /// Answers a request that was not run.
     pub(super) fn refuse(self, error: &StoreError) {
         let error = error.clone();

@@ -16,7 +16,7 @@ use super::convert::{basic_properties, short_string};
 use super::fault::Fault;
 use super::link::{self, Link};
 use super::publish::{Publish, PublishError};
-use crate::faults::{Point, point};
+use crate::faults::{Bug, Point, bug, point};
 
 /// How long the broker may say nothing to a window while it does not block publishers.
 const CONFIRM_DEADLINE: Duration = Duration::from_secs(30);
@@ -100,9 +100,12 @@ fn prepare_one(publish: Arc<Publish>, mandatory: bool, place: usize) -> Result<P
 #[expect(clippy::disallowed_methods, reason = "this is the publisher")]
 async fn send(channel: &Channel, ready: Prepared) -> Result<Confirmation, lapin::Error> {
     let Prepared { publish, mandatory, exchange, routing_key, properties } = ready;
-    let options = BasicPublishOptions { mandatory, immediate: false };
+    let options = BasicPublishOptions { mandatory: mandatory && !bug(Bug::NoMandatory), immediate: false };
     let confirm = channel.basic_publish(exchange, routing_key, options, &publish.message.body, properties).await?;
     point(Point::PublishSent).await;
+    if bug(Bug::NoConfirm) {
+        return Ok(Confirmation::Ack(None));
+    }
     confirm.await
 }
 
@@ -145,7 +148,10 @@ where
     }
 }
 
-fn settle(waiting: Vec<Waiting>, outcomes: Outcomes) -> Result<(), Fault> {
+fn settle(mut waiting: Vec<Waiting>, outcomes: Outcomes) -> Result<(), Fault> {
+    if bug(Bug::SharedChannel) && !waiting.is_empty() {
+        waiting.rotate_right(1);
+    }
     let mut fault = Ok(());
     let mut returned = HashMap::new();
     let mut verdicts = Vec::with_capacity(outcomes.len());
