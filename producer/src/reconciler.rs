@@ -57,6 +57,8 @@ pub struct Reconciler {
     /// Tells this process's tracers from an earlier one's.
     process: String,
     steady: Steady,
+    /// By how much the clock was set, in ms, while that is not yet in the store.
+    step: UnixMs,
     every: Duration,
     trails: Vec<(String, Trail)>,
     /// When the next look is due; `None` while no task is at the broker.
@@ -80,7 +82,7 @@ impl Reconciler {
         let trails = queues.into_iter().map(|queue| (queue, Trail::new(every, after))).collect();
         let process = Uuid::now_v7().simple().to_string();
         let (steady, planned) = (Steady::new(links), Some(Instant::now() + every));
-        Self { store, publisher, topology, workers, process, steady, every, trails, planned }
+        Self { store, publisher, topology, workers, process, steady, step: 0, every, trails, planned }
     }
 
     /// Looks until `stop`.
@@ -122,8 +124,17 @@ impl Reconciler {
     async fn look(&mut self, planned: Instant, now: Instant) -> Option<Instant> {
         let at = now_ms();
         let complete = self.workers.are_complete(now.checked_sub(HEARTBEAT_TTL).unwrap_or(now));
-        if !self.steady.holds(planned, now, at) || !complete {
-            self.forget(now);
+        let sight = self.steady.look(planned, now, at);
+        self.step += sight.step;
+        if self.step != 0 && self.store.shift_alive(self.step).await.is_ok() {
+            self.step = 0;
+        }
+        if !sight.holds || self.step != 0 {
+            self.trails.iter_mut().for_each(|(_, trail)| trail.restart(now));
+            return Some(now + self.every);
+        }
+        if !complete {
+            self.trails.iter_mut().for_each(|(_, trail)| trail.forget(now));
             return Some(now + self.every);
         }
         let mut trails = std::mem::take(&mut self.trails);
@@ -139,11 +150,11 @@ impl Reconciler {
         }
         self.trails = trails;
         // What is due gets to the broker without another wake.
-        next.or((self.store.outstanding() > 0).then_some(now + self.every))
-    }
-
-    fn forget(&mut self, now: Instant) {
-        self.trails.iter_mut().for_each(|(_, trail)| trail.forget(now));
+        let next = next.or((self.store.outstanding() > 0).then_some(now + self.every));
+        if next.is_none() {
+            self.steady.rest();
+        }
+        next
     }
 }
 
@@ -171,7 +182,7 @@ impl Look<'_> {
             let missing = self.missing(round.sent_at, MAX_MISSING).await?;
             self.put_back(trail.judge(&missing, self.now), round.sent_at).await?;
         }
-        if trail.is_due(self.now) {
+        if trail.is_due(self.now, workers.have_room(self.queue)) {
             let quiet_since = self.at - i64::try_from(every.as_millis()).unwrap_or(i64::MAX);
             if self.missing(quiet_since, 1).await?.is_empty() {
                 trail.clear();

@@ -128,7 +128,10 @@ impl Workers {
         }
         match Heartbeat::decode(message) {
             Ok(heartbeat) => self.hear(heartbeat, bytes, now),
-            Err(error) => tracing::warn!(%error, "not a heartbeat"),
+            Err(error) => {
+                tracing::warn!(%error, "not a heartbeat");
+                self.lock().holding.miss(now);
+            }
         }
     }
 

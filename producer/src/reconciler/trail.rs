@@ -10,6 +10,8 @@ use crate::store::UnixMs;
 
 /// Rounds without an answer that are sent at the usual pace: they may lie in a long queue.
 const UNANSWERED: usize = 100;
+/// And those at the pace for workers that have room.
+const MANY: usize = 1_000;
 /// The pace after that.
 const SLOW: Duration = Duration::from_mins(10);
 
@@ -62,12 +64,14 @@ impl Trail {
         }
     }
 
-    /// Whether it is time for another round.
-    pub(super) fn is_due(&self, now: Instant) -> bool {
+    /// Whether it is time for another round. `have_room`: the queue's workers could hold more than they do.
+    pub(super) fn is_due(&self, now: Instant, have_room: bool) -> bool {
         let pause = match self.open.len() {
             0 if self.is_deciding() => self.every / 5,
             0 => self.every,
             1..UNANSWERED => self.every * 2,
+            // Workers that have room met all that is there: the tracers may be lost.
+            UNANSWERED..MANY if have_room => self.every * 5,
             _ => SLOW,
         };
         self.through.is_none() && self.sent_at.is_none_or(|sent| now.duration_since(sent) >= pause)
@@ -140,6 +144,12 @@ impl Trail {
         self.through = None;
         self.suspects.clear();
     }
+
+    /// The same after a gap in which tracers may have been lost.
+    pub(super) fn restart(&mut self, now: Instant) {
+        self.forget(now);
+        self.open.clear();
+    }
 }
 
 #[cfg(test)]
@@ -162,7 +172,7 @@ mod tests {
     impl Trail {
         /// A round that is back at once, and what it says.
         fn round(&mut self, missing: &[i64], now: Instant) -> Vec<i64> {
-            assert!(self.is_due(now), "{:?}", self.sent_at.map(|sent| now - sent));
+            assert!(self.is_due(now, false), "{:?}", self.sent_at.map(|sent| now - sent));
             let number = self.send(now, 0);
             self.answer_both(number, now);
             self.judge(missing, now)
@@ -176,12 +186,29 @@ mod tests {
     }
 
     #[test]
+    fn tracers_that_may_be_lost_are_not_waited_for() {
+        let (mut trail, start) = trail();
+        let mut now = start;
+        let mut sent = |trail: &mut Trail, have_room| {
+            let due = (1..1_000).find(|seconds| trail.is_due(now + self::seconds(*seconds), have_room)).unwrap();
+            now += self::seconds(due);
+            trail.send(now, 0);
+            due
+        };
+        let first: Vec<u64> = (0..UNANSWERED).map(|_| sent(&mut trail, false)).collect();
+        assert!(first.iter().all(|pause| *pause <= 10), "{first:?}");
+        assert_eq!([sent(&mut trail, true), sent(&mut trail, false)], [25, 600]);
+        trail.restart(start);
+        assert_eq!(sent(&mut trail, false), 5);
+    }
+
+    #[test]
     fn what_is_missed_in_every_round_for_long_enough_is_lost_a_round_later() {
         let (mut trail, start) = trail();
         let lost_at = (0..20).map(|n| n * 5).find(|at| trail.round(&[1], start + seconds(*at)) == [1]);
         assert_eq!(lost_at, Some(35));
         assert!((0..=30).step_by(5).all(|at| trail.round(&[2], start + seconds(100 + at)).is_empty()));
-        assert!(trail.rest() < EVERY && trail.is_due(start + seconds(131)), "the round that decides is early");
+        assert!(trail.rest() < EVERY && trail.is_due(start + seconds(131), false), "the round that decides is early");
         assert_eq!(trail.round(&[2], start + seconds(131)), [2]);
         assert_eq!(trail.round(&[2], start + seconds(140)), [0; 0], "it begins anew with its next copy");
     }
@@ -205,9 +232,9 @@ mod tests {
         trail.answer(number, 0, start + seconds(2));
         assert!(trail.through(|answered| answered > start + seconds(2)).is_none());
         assert_eq!(trail.through(|answered| answered == start + seconds(2)).unwrap().sent_at, 7);
-        assert!(!trail.is_due(start + seconds(100)), "first it is judged");
+        assert!(!trail.is_due(start + seconds(100), false), "first it is judged");
         trail.judge(&[], start + seconds(100));
-        assert!(trail.is_due(start + seconds(100)));
+        assert!(trail.is_due(start + seconds(100), false));
     }
 
     #[test]
@@ -229,7 +256,7 @@ mod tests {
         let (mut trail, start) = trail();
         let hour = (0..7200).filter(|at| {
             let now = start + seconds(*at);
-            trail.is_due(now) && trail.send(now, 0) < u64::MAX
+            trail.is_due(now, false) && trail.send(now, 0) < u64::MAX
         });
         assert!((100..112).contains(&hour.count()));
         trail.answer_both(50, start);
@@ -252,7 +279,7 @@ mod tests {
                         trail.forget(now);
                         (missed_since, judged) = (None, 0);
                     }
-                    1 if trail.is_due(now) => drop(trail.send(now, 0)),
+                    1 if trail.is_due(now, false) => drop(trail.send(now, 0)),
                     2 => {
                         let numbers: Vec<u64> = trail.open.iter().map(|round| round.number).collect();
                         for number in numbers {

@@ -85,6 +85,14 @@ impl Store {
         self.write(|done| Write::Held(held, done)).await
     }
 
+    /// The clock was set by so many ms: until when tasks are known to be somewhere is meant by the clock of before.
+    ///
+    /// # Errors
+    /// The store failed and nothing changed.
+    pub async fn shift_alive(&self, step: UnixMs) -> Result<(), StoreError> {
+        self.write(|done| Write::Shift(step, done)).await
+    }
+
     /// Gives tasks that the broker is presumed to have lost back to the relay, with the same id and attempt, unless they
     /// were heard of since `before`; those that were revoked end. Says how many.
     ///
@@ -109,6 +117,12 @@ const HOLD: &str = "UPDATE tasks SET alive_at = max(tasks.alive_at, h.until)
 
 pub(super) async fn hold(connection: &mut SqliteConnection, held: &[Held]) -> Result<(), sqlx::Error> {
     sqlx::query(HOLD).bind(json(&held)?).execute(connection).await.map(drop)
+}
+
+const SHIFT: &str = "UPDATE tasks SET alive_at = alive_at + ? WHERE stage IN ('queued', 'retrying')";
+
+pub(super) async fn shift(connection: &mut SqliteConnection, step: UnixMs) -> Result<(), sqlx::Error> {
+    sqlx::query(SHIFT).bind(step).execute(connection).await.map(drop)
 }
 
 const PRESUME_LOST: &str = "UPDATE tasks SET stage = 'waiting', due_at = ?3

@@ -29,6 +29,8 @@ pub(super) enum Write {
     Replies(Arc<[Child]>, Arc<[Recorded]>, Done<Counted>),
     Lost(Vec<LostNotice>, UnixMs, Done<u64>),
     Held(Vec<Held>, Done<()>),
+    /// The clock was set by so many ms.
+    Shift(UnixMs, Done<()>),
     Missing(Missing, Done<u64>),
     Tick(UnixMs, Done<()>),
     Prune(UnixMs, Done<u64>),
@@ -71,6 +73,7 @@ impl Write {
             | Self::Callback(_, _, done)
             | Self::Secret(_, _, _, done)
             | Self::Held(_, done)
+            | Self::Shift(_, done)
             | Self::TaskTypes(_, done) => drop(done.send(Err(error))),
             Self::Replies(_, _, done) => drop(done.send(Err(error))),
             Self::Revoke(_, done) => drop(done.send(Err(error))),

@@ -209,6 +209,7 @@ async fn apply(
         Write::PruneKeys(now, done) => settle(done, keys::prune(connection, now).await),
         Write::Replies(children, reports, done) => settle(done, record(connection, &children, &reports, changes).await),
         Write::Lost(notices, now, done) => settle(done, lost::put_back(connection, notices, now, changes).await),
+        Write::Shift(step, done) => settle(done, reconcile::shift(connection, step).await),
         Write::Held(held, done) => settle(done, reconcile::hold(connection, &held).await),
         Write::Missing(missing, done) => settle(done, reconcile::presume_lost(connection, &missing, changes).await),
         Write::Tick(now, done) => settle(done, time::tick(connection, now, changes).await),

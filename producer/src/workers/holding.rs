@@ -63,6 +63,16 @@ impl Workers {
         self.lock().holding.cut_at.is_none_or(|cut| cut < since)
     }
 
+    /// Whether the workers of a queue could hold more than they do.
+    #[must_use]
+    pub fn have_room(&self, queue: &str) -> bool {
+        let now = Instant::now();
+        let heard = self.lock();
+        let living = heard.workers.values().filter(|alive| alive.is_alive(now)).map(|alive| &alive.heartbeat);
+        let mut serving = living.filter(|heartbeat| heartbeat.queues.iter().any(|served| served == queue));
+        serving.any(|heartbeat| heartbeat.running.len() < heartbeat.concurrency)
+    }
+
     /// Of these the ones that no worker has named lately.
     #[must_use]
     pub fn unnamed<T>(&self, tasks: Vec<T>, id: impl Fn(&T) -> &str) -> Vec<T> {

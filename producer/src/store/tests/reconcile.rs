@@ -48,6 +48,17 @@ async fn a_task_is_heard_of_by_its_publish_its_reports_and_the_wait_it_is_in() {
 }
 
 #[tokio::test]
+async fn a_wait_is_as_long_after_the_clock_was_set() {
+    let (_dir, store) = store().await;
+    queued(&store, &["a"], NOW).await;
+    store.hold(vec![Held::new("a".to_owned(), Duration::from_hours(1), NOW)]).await.unwrap();
+    for (step, until) in [(7_200_000, NOW + 10_805_000), (-10_800_000, NOW + 5_000)] {
+        store.shift_alive(step).await.unwrap();
+        assert_eq!((unheard(&store, until).await.len(), unheard(&store, until + 1).await.len()), (0, 1), "{step}");
+    }
+}
+
+#[tokio::test]
 async fn a_note_may_overtake_the_mark_of_its_publish() {
     let (_dir, store) = store().await;
     store.insert(new_task("a")).await.unwrap();
