@@ -17,7 +17,6 @@ impl FaultSettings {
 
 /// Does nothing.
 #[inline(always)]
-#[expect(clippy::unused_async, reason = "with faults it waits")]
 pub async fn point(_: Point) {}
 
 /// `false`.
