@@ -14,6 +14,8 @@ pub mod watch;
 pub mod workload;
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
@@ -22,7 +24,7 @@ use tokio::time::Instant;
 use self::accounting::Account;
 use self::clients::Orders;
 use self::fault::{Fault, schedule};
-use self::logs::{Entry, Logs, Ms, Submit};
+use self::logs::{Entry, Logs, Ms, Strike, Submit};
 use self::stage::Stage;
 use self::watch::Seen;
 use crate::Env;
@@ -32,15 +34,17 @@ use crate::broker::Release;
 const CLIENTS: usize = 16;
 /// How long the queues may take to be empty when all tasks have ended.
 const EMPTY: Duration = Duration::from_secs(30);
+/// The same when nobody is there any more, and the broker has only to notice.
+const NOTICED: Duration = Duration::from_secs(5);
 
 /// What is to be done.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// What orders and faults are drawn from.
     pub seed: u64,
-    /// How long faults are made.
+    /// How long faults are made at least: each kind is made once.
     pub time: Duration,
-    /// How many tasks are ordered, spread over that time.
+    /// How many tasks are ordered in that time; at the same pace as long as faults are made.
     pub tasks: u64,
     /// How many workers there are.
     pub workers: usize,
@@ -71,17 +75,33 @@ pub async fn run(options: &Options) -> Result<Account> {
 
 async fn perform(stage: &mut Stage, options: &Options) -> Result<Account> {
     let (client, mut seen, mut logs) = (stage.client(), Seen::default(), Logs::default());
-    let orders = Orders { seed: options.seed, count: options.tasks, over: options.time, producer: client.address() };
+    let enough = Arc::new(AtomicBool::new(false));
+    let orders = Orders {
+        seed: options.seed,
+        count: options.tasks,
+        over: options.time,
+        enough: Arc::clone(&enough),
+        producer: client.address(),
+    };
     let ordering = tokio::task::JoinSet::from_iter([clients::order_all(orders, CLIENTS)]);
+    let calm = async {
+        break_all(stage, options, &mut logs.strikes).await?;
+        enough.store(true, Ordering::Relaxed);
+        await_end(stage, options.patience, ordering, &mut logs).await
+    };
     tokio::select! {
-        broken = break_and_mend(stage, options, ordering, &mut logs) => logs.submits = broken?,
+        calm = calm => calm?,
         () = seen.look_on(&client) => {}
     }
-    logs.rows = watch::rows(&client).await?;
+    // What they still ran has ended when the rows are read, and what nobody holds any more can be seen in its queue.
     stage.stop_workers().await?;
-    logs.left = stage.left().await?;
-    logs.places = options.workers * stage::CONCURRENCY;
-    (logs.samples, logs.pulses) = (seen.samples, seen.pulses);
+    logs.rows = watch::rows(&client).await?;
+    stage.stop_producer().await?;
+    logs.left = stage.left_after(NOTICED).await?;
+    logs.asked.clone_from(&options.faults);
+    (logs.workers, logs.places) = (options.workers, stage::CONCURRENCY);
+    (logs.samples, logs.pulses, logs.unshown) = (seen.samples, seen.pulses, seen.unshown);
+    (logs.deaths, logs.presumed) = (std::mem::take(&mut stage.deaths), stage.presumed()?);
     let ledger = std::fs::read_to_string(&stage.ledger)?;
     let entries = ledger.lines().map(|line| Entry::parse(line).with_context(|| format!("no entry: {line}")));
     logs.ledger = entries.collect::<Result<_>>()?;
@@ -89,32 +109,38 @@ async fn perform(stage: &mut Stage, options: &Options) -> Result<Account> {
     Ok(accounting::account(&logs, fewest))
 }
 
-/// Makes faults as long as there is time, and then lets everything come to its end.
-async fn break_and_mend(
-    stage: &mut Stage,
-    options: &Options,
-    mut ordering: tokio::task::JoinSet<Result<Vec<Submit>>>,
-    logs: &mut Logs,
-) -> Result<Vec<Submit>> {
+/// Makes faults as long as there is time, and each kind once.
+async fn break_all(stage: &mut Stage, options: &Options, strikes: &mut Vec<Strike>) -> Result<()> {
     let end = Instant::now() + options.time;
     for plan in schedule(options.seed, options.faults.clone(), options.workers) {
-        if Instant::now() + plan.pause > end {
+        if Instant::now() + plan.pause > end && strikes.len() >= options.faults.len() {
             break;
         }
-        logs.strikes.push(stage.strike(plan).await?);
+        strikes.push(stage.strike(plan).await?);
     }
+    Ok(())
+}
+
+/// Lets everything come to its end.
+async fn await_end(
+    stage: &mut Stage,
+    patience: Duration,
+    mut ordering: tokio::task::JoinSet<Result<Vec<Submit>>>,
+    logs: &mut Logs,
+) -> Result<()> {
     let client = stage.client();
     let calm = async {
-        let submits = ordering.join_next().await.context("nobody orders")???;
-        watch::drained(&client, options.patience).await;
-        Ok(submits)
+        logs.submits = ordering.join_next().await.context("nobody orders")???;
+        logs.undrained = watch::drained(&client, patience).await;
+        Ok(())
     };
-    let submits = beside(stage, calm).await?;
-    let patience = Instant::now() + options.patience.min(EMPTY);
-    while Instant::now() < patience && !stage.left().await?.is_empty() {
+    beside(stage, calm).await?;
+    // Copies of tasks that have ended are run to their end too.
+    let empty = Instant::now() + patience.min(EMPTY);
+    while Instant::now() < empty && !stage.left().await?.is_empty() {
         stage.hold(Duration::from_millis(200)).await?;
     }
-    Ok(submits)
+    Ok(())
 }
 
 /// Waits for something while what dies is started again.

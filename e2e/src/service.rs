@@ -202,9 +202,9 @@ impl Service {
         }
     }
 
-    /// Starts it again if it has died, and does not wait: how it had ended.
+    /// Starts it again if it has died and its port is free, and does not wait: how it had ended.
     pub fn revive(&mut self) -> Result<Option<ExitStatus>> {
-        let ended = self.process.try_wait()?;
+        let ended = self.process.try_wait()?.filter(|_| ports::is_free(self.address.port()));
         if ended.is_some() {
             self.process = Process::spawn(&self.launch)?;
         }

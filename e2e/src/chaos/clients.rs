@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -21,32 +21,34 @@ const PAUSE: Duration = Duration::from_millis(200);
 const ASKS: usize = 100;
 
 /// What is to be ordered.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Orders {
     /// What the orders are drawn from.
     pub seed: u64,
-    /// How many.
+    /// How many at least.
     pub count: u64,
-    /// The time over which they are spread.
+    /// The time over which so many are spread.
     pub over: Duration,
+    /// Once it is set no more are needed than that; until then it goes on at the same pace.
+    pub enough: Arc<AtomicBool>,
     /// Where to order.
     pub producer: SocketAddr,
 }
 
-/// Orders all of it with so many clients at once, and returns what each was told.
+/// Orders all of it with so many clients at once, and says what each was told.
 pub async fn order_all(orders: Orders, clients: usize) -> Result<Vec<Submit>> {
     let (next, begin) = (Arc::new(AtomicU64::new(0)), Instant::now());
     let mut drivers = JoinSet::new();
     for _ in 0..clients {
-        let next = Arc::clone(&next);
+        let (next, orders) = (Arc::clone(&next), orders.clone());
         drivers.spawn(async move {
             let (mut line, mut submits) = (Line { producer: orders.producer, connection: None }, Vec::new());
             loop {
                 let n = next.fetch_add(1, Ordering::Relaxed);
-                if n >= orders.count {
+                sleep_until(begin + orders.over.mul_f64(share(n, orders.count))).await;
+                if n >= orders.count && orders.enough.load(Ordering::Relaxed) {
                     return submits;
                 }
-                sleep_until(begin + orders.over.mul_f64(share(n, orders.count))).await;
                 submits.push(submit(&mut line, Order::draw(orders.seed, n)).await);
             }
         });
@@ -65,10 +67,14 @@ fn share(part: u64, whole: u64) -> f64 {
 
 /// One order to its end: asked until there is an answer, perhaps asked again, perhaps revoked.
 async fn submit(line: &mut Line, order: Order) -> Submit {
-    let mut told = Submit { order, outcome: Outcome::Refused, ids: Vec::new(), revocation: None };
-    told.outcome = ask_until_answered(line, &order, &mut told.ids).await;
-    if order.repeated && told.outcome == Outcome::Accepted {
-        ask(line, &order, &mut told.ids).await;
+    let (outcome, ids) = (Outcome::Refused, Vec::new());
+    let mut told = Submit { order, outcome, ids, refusal: None, repeat: None, revocation: None };
+    told.outcome = ask_until_answered(line, &mut told).await;
+    if order.repeated
+        && told.outcome == Outcome::Accepted
+        && let Asked::Answered(status, _) = ask(line, &order, &mut told.ids).await
+    {
+        told.repeat = Some(status);
     }
     if let (Kind::Revoked(after), Some(id)) = (order.kind, told.ids.first()) {
         sleep(after).await;
@@ -77,12 +83,15 @@ async fn submit(line: &mut Line, order: Order) -> Submit {
     told
 }
 
-async fn ask_until_answered(line: &mut Line, order: &Order, ids: &mut Vec<String>) -> Outcome {
+async fn ask_until_answered(line: &mut Line, Submit { order, ids, refusal, .. }: &mut Submit) -> Outcome {
     let mut at_worst = Outcome::Refused;
     for _ in 0..ASKS {
         match ask(line, order, ids).await {
             Asked::Answered(200..300, _) => return Outcome::Accepted,
-            Asked::Answered(..) => return at_worst,
+            Asked::Answered(status, _) => {
+                *refusal = Some(status);
+                return at_worst;
+            }
             // Nobody listened, so nobody can have accepted it.
             Asked::Unsent => {}
             Asked::Unanswered if order.persistent => at_worst = Outcome::Unknown,

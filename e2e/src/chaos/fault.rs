@@ -121,6 +121,13 @@ impl Fault {
         )
     }
 
+    /// Whether the reconciler may miss tasks after it. A full queue keeps from the workers what the delay queue lets go of:
+    /// the broker offers that again after three minutes.
+    #[must_use]
+    pub fn hides_tasks(self) -> bool {
+        Self::LOSSES.contains(&self) || self == Self::QueueFull
+    }
+
     /// What it may make run twice.
     #[must_use]
     pub fn reach(self) -> Reach {

@@ -2,10 +2,13 @@
 //!
 //! Times are milliseconds of Unix time, of one machine's clock.
 
+mod services;
+
 use std::fmt;
 
 use serde_json::Value;
 
+pub use self::services::{Death, Presumed};
 use super::fault::Fault;
 use super::workload::Order;
 
@@ -23,13 +26,25 @@ pub struct Logs {
     pub samples: Vec<Sample>,
     /// How many had ended, in the order in which it was asked for.
     pub pulses: Vec<Pulse>,
+    /// What the producer was asked for while it was up and did not show.
+    pub unshown: Vec<String>,
+    /// What was open when patience with it had ended.
+    pub undrained: Option<String>,
     /// Every task that the producer has at the end.
     pub rows: Vec<Row>,
+    /// What was to be broken.
+    pub asked: Vec<Fault>,
     /// What was broken.
     pub strikes: Vec<Strike>,
+    /// Every process that has ended.
+    pub deaths: Vec<Death>,
+    /// What the producer took for lost.
+    pub presumed: Vec<Presumed>,
     /// Messages that are left at the end, by queue; without the dead letters.
     pub left: Vec<(String, u32)>,
-    /// How many tasks the workers can run at once.
+    /// How many workers there are.
+    pub workers: usize,
+    /// How many tasks each of them can run at once.
     pub places: usize,
 }
 
@@ -42,6 +57,10 @@ pub struct Submit {
     pub outcome: Outcome,
     /// The ids that it was told, each once.
     pub ids: Vec<String>,
+    /// The status of the answer that refused it, if one did.
+    pub refusal: Option<u16>,
+    /// How the same request was answered once more after it was accepted, if it was.
+    pub repeat: Option<u16>,
     /// How a revocation was answered, if it was.
     pub revocation: Option<u16>,
 }
@@ -77,6 +96,8 @@ pub struct Entry {
     pub event: Event,
     /// The order's number.
     pub n: u64,
+    /// The task's id.
+    pub id: String,
     /// The attempt, from 0.
     pub attempt: u32,
     /// The process.
@@ -98,9 +119,9 @@ impl Entry {
             _ => return None,
         };
         let n = words.next()?.parse().ok()?;
-        let (_id, attempt) = (words.next()?, words.next()?.parse().ok()?);
+        let (id, attempt) = (words.next()?.to_owned(), words.next()?.parse().ok()?);
         let (pid, at) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
-        words.next().is_none().then_some(Self { event, n, attempt, pid, at })
+        words.next().is_none().then_some(Self { event, n, id, attempt, pid, at })
     }
 }
 
@@ -151,6 +172,8 @@ pub struct Pulse {
     pub at: Ms,
     /// Tasks that had ended.
     pub ended: u64,
+    /// Tasks that were at the broker or a worker.
+    pub at_broker: u64,
 }
 
 /// A task at the end.
@@ -209,7 +232,7 @@ mod tests {
 
     #[test]
     fn a_line_of_the_ledger_is_read_whole_or_not_at_all() {
-        let entry = Entry { event: Event::End, n: 5, attempt: 2, pid: 77, at: 1_234 };
+        let entry = Entry { event: Event::End, n: 5, id: "some-id".to_owned(), attempt: 2, pid: 77, at: 1_234 };
         assert_eq!(Entry::parse("end 5 some-id 2 77 1234"), Some(entry));
         for line in
             ["", "end 5 some-id 2 77", "end 5 some-id 2 77 1234 9", "ended 5 some-id 2 77 1234", "end x i 2 7 1"]

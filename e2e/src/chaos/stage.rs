@@ -2,24 +2,30 @@
 
 mod breaking;
 
+use std::collections::HashMap;
 use std::io::Write;
-use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
+use nix::sys::signal::Signal;
 use reqwest::Method;
 use tempfile::TempDir;
 use tokio::time::sleep;
 
 use super::Options;
+use super::logs::{Death, Presumed};
 use crate::broker::{self, Broker};
-use crate::{Client, Pair, Proxy, guard};
+use crate::{Client, Pair, Proxy, Service, guard};
 
 /// How soon what has died is started again, as a process manager would.
 const LOOK: Duration = Duration::from_millis(20);
 /// Tasks that each worker runs at once.
 pub const CONCURRENCY: usize = 128;
+/// Between two looks at the queues.
+const AGAIN: Duration = Duration::from_millis(200);
+/// A worker's own grace is 30 s.
+const STOP: Duration = Duration::from_secs(40);
 const DEAD_LETTERS: &str = "errand.dead-letters";
 
 /// The broker of a run.
@@ -54,6 +60,10 @@ pub struct Stage {
     link: Proxy,
     /// The file that the workers' tasks write to.
     pub ledger: PathBuf,
+    /// Every process that has ended.
+    pub deaths: Vec<Death>,
+    /// What processes were told to end with, by their ids.
+    told: HashMap<u32, Signal>,
     _dir: TempDir,
     begin: Instant,
 }
@@ -84,7 +94,8 @@ impl Stage {
             pair = pair.env(name, value);
         }
         let pair = pair.start().await?;
-        Ok(Self { node, pair, link, ledger, _dir: dir, begin: Instant::now() })
+        let (deaths, told, begin) = (Vec::new(), HashMap::new(), Instant::now());
+        Ok(Self { node, pair, link, ledger, deaths, told, _dir: dir, begin })
     }
 
     /// The producer's API.
@@ -105,23 +116,49 @@ impl Stage {
 
     fn revive(&mut self) -> Result<()> {
         for service in self.pair.consumers.iter_mut().chain([&mut self.pair.producer]) {
-            if let Some(status) = service.revive()?
-                && status.code() != Some(0)
-                && !matches!(status.signal(), Some(6 | 9))
-            {
-                let name = service.name();
-                say(self.begin, &format!("{name} ended with {status}"))?;
+            let pid = service.pid();
+            if let Some(status) = service.revive()? {
+                let death =
+                    Death { service: service.name().to_owned(), pid, told: self.told.get(&pid).copied(), status };
+                if !death.was_told() {
+                    say(self.begin, &death.to_string())?;
+                }
+                self.deaths.push(death);
             }
         }
         Ok(())
     }
 
-    /// Ends the workers and then the producer, so that what a worker had not acknowledged is back in its queue.
+    /// Ends the workers, so that what they had not acknowledged is back in its queue.
     pub async fn stop_workers(&mut self) -> Result<()> {
         for worker in &mut self.pair.consumers {
-            worker.terminate(Duration::from_secs(40)).await?;
+            self.deaths.push(end(worker).await?);
         }
         Ok(())
+    }
+
+    /// The same of the producer.
+    pub async fn stop_producer(&mut self) -> Result<()> {
+        self.deaths.push(end(&mut self.pair.producer).await?);
+        Ok(())
+    }
+
+    /// What the producer took for lost.
+    pub fn presumed(&self) -> Result<Vec<Presumed>> {
+        let log = std::fs::read_to_string(self.pair.producer.log())?;
+        Ok(log.lines().filter_map(Presumed::parse).collect())
+    }
+
+    /// What is left in the queues, once nothing is or `patience` has ended.
+    pub async fn left_after(&mut self, patience: Duration) -> Result<Vec<(String, u32)>> {
+        let end = Instant::now() + patience;
+        loop {
+            let left = self.left().await?;
+            if left.is_empty() || Instant::now() > end {
+                return Ok(left);
+            }
+            sleep(AGAIN).await;
+        }
     }
 
     /// How many messages lie in which queue. The dead letters are meant to stay, and what is not durable is a connection's.
@@ -157,6 +194,13 @@ impl Stage {
             service.silence();
         }
     }
+}
+
+/// Ends a service for good. One that has ended by itself was not told to.
+async fn end(service: &mut Service) -> Result<Death> {
+    let told = service.try_wait()?.is_none().then_some(Signal::SIGTERM);
+    let status = service.terminate(STOP).await?;
+    Ok(Death { service: service.name().to_owned(), pid: service.pid(), told, status })
 }
 
 fn say(begin: Instant, what: &str) -> Result<()> {

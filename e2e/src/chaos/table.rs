@@ -19,7 +19,14 @@ impl fmt::Display for Table<'_> {
         for (state, number) in &account.ended {
             line(f, [state, &number.to_string(), "", "", ""])?;
         }
-        line(f, ["states sampled", &account.samples.to_string(), "", "", ""])?;
+        let seen = [
+            ("states sampled", account.samples),
+            ("orders seen in two states", account.moved),
+            ("taken for lost by the producer", account.presumed),
+        ];
+        for (name, number) in seen {
+            line(f, [name, &number.to_string(), "", "", ""])?;
+        }
         line(f, ["starts that were doubled", &account.doubled.to_string(), &account.bound.to_string(), "", ""])?;
         for rule in &account.rules {
             line(f, [rule.name, &rule.broken.to_string(), "", "", ""])?;

@@ -13,6 +13,9 @@ use crate::Client;
 const PULSE: Duration = Duration::from_millis(50);
 /// A sample is taken once in so many pulses.
 const SAMPLE: usize = 5;
+const ENDED: [&str; 3] = ["success", "failure", "revoked"];
+const OPEN: [&str; 5] = ["scheduled", "waiting", "queued", "running", "retrying"];
+const AT_BROKER: [&str; 3] = ["queued", "running", "retrying"];
 const PAGES: [&str; 3] =
     ["/v1/tasks?limit=100", "/v1/tasks?state=STARTED,RETRY&limit=200", "/v1/tasks?task=slow&limit=100"];
 
@@ -23,32 +26,46 @@ pub struct Seen {
     pub samples: Vec<Sample>,
     /// Of counts.
     pub pulses: Vec<Pulse>,
+    /// What was asked for and answered with something else.
+    pub unshown: Vec<String>,
 }
 
 impl Seen {
-    /// Looks until it is dropped. A producer that is away is not seen.
+    /// Looks until it is dropped. A producer that is away is not seen; one that answers must show what it is asked for.
     pub async fn look_on(&mut self, client: &Client) {
         for look in 0.. {
-            if let Ok(pulse) = pulse(client).await {
+            if let Some(pulse) = self.ask(client, "/v1/stats", pulse).await {
                 self.pulses.push(pulse);
             }
             if look % SAMPLE == 0
-                && let Ok(page) = client.get_path(PAGES[look / SAMPLE % PAGES.len()]).await
+                && let Some(samples) = self.ask(client, PAGES[look / SAMPLE % PAGES.len()], samples).await
             {
-                self.samples.extend(page.body["tasks"].as_array().into_iter().flatten().filter_map(sample));
+                self.samples.extend(samples);
             }
             sleep(PULSE).await;
         }
     }
+
+    async fn ask<T>(&mut self, client: &Client, path: &str, read: fn(&Value) -> Option<T>) -> Option<T> {
+        let answer = client.get_path(path).await.ok()?;
+        let shown = if answer.status == 200 { read(&answer.body) } else { None };
+        if shown.is_none() {
+            self.unshown.push(format!("{path} was answered {}: {:.200}", answer.status, answer.text));
+        }
+        shown
+    }
 }
 
-async fn pulse(client: &Client) -> Result<Pulse> {
-    let stats = client.get_path("/v1/stats").await?.body;
-    Ok(Pulse { at: now(), ended: ended_of(&stats).context("no counts")? })
+fn pulse(stats: &Value) -> Option<Pulse> {
+    Some(Pulse { at: now(), ended: sum(stats, &ENDED)?, at_broker: sum(stats, &AT_BROKER)? })
 }
 
-fn ended_of(stats: &Value) -> Option<u64> {
-    ["success", "failure", "revoked"].iter().map(|state| stats[*state].as_u64()).sum()
+fn sum(stats: &Value, names: &[&str]) -> Option<u64> {
+    names.iter().map(|name| stats[*name].as_u64()).sum()
+}
+
+fn samples(page: &Value) -> Option<Vec<Sample>> {
+    page["tasks"].as_array()?.iter().map(sample).collect()
 }
 
 fn sample(task: &Value) -> Option<Sample> {
@@ -59,22 +76,25 @@ fn retries(task: &Value) -> u32 {
     task["retries"].as_u64().and_then(|retries| u32::try_from(retries).ok()).unwrap_or(u32::MAX)
 }
 
-/// Waits until every task has ended, or none has for that long.
-pub async fn drained(client: &Client, patience: Duration) {
+/// Waits until every task has ended, or none has for that long: what is open then.
+pub async fn drained(client: &Client, patience: Duration) -> Option<String> {
     let (mut ended, mut since) = (0, Instant::now());
+    let mut open = "nothing was shown".to_owned();
     while since.elapsed() < patience {
-        if let Ok(answer) = client.get_path("/v1/stats").await {
-            let open = ["scheduled", "waiting", "queued", "running", "retrying"];
-            if open.iter().all(|stage| answer.body[*stage] == 0) {
-                return;
+        if let Ok(answer) = client.get_path("/v1/stats").await
+            && let (Some(count), Some(now)) = (sum(&answer.body, &OPEN), sum(&answer.body, &ENDED))
+        {
+            if count == 0 {
+                return None;
             }
-            let now = ended_of(&answer.body).unwrap_or(ended);
+            open = format!("{count} were open when patience with them had ended");
             if now > ended {
                 (ended, since) = (now, Instant::now());
             }
         }
         sleep(PULSE).await;
     }
+    Some(open)
 }
 
 /// Every task that the producer has.

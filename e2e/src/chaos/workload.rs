@@ -5,7 +5,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use serde_json::{Value, json};
 
-use super::logs::Row;
+use super::logs::{Row, Submit};
 
 /// How an order's task behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,6 +102,20 @@ impl Order {
         }
     }
 
+    /// Whether its client may have been answered so; what is wrong with it otherwise.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn judge_answers(&self, Submit { refusal, repeat, revocation, .. }: &Submit) -> Result<(), String> {
+        let invalid = self.kind == Kind::Invalid;
+        let refused = |status| matches!(status, 429 | 503) || (invalid && matches!(status, 400..=499));
+        let repeated = |status| matches!(status, 200..=299 | 503);
+        let revoked = |status| matches!(status, 200 | 202 | 409 | 503);
+        let fits = refusal.is_none_or(refused) && repeat.is_none_or(repeated) && revocation.is_none_or(revoked);
+        let told = || format!("{self:?}: refused {refusal:?}, repeated {repeat:?}, revoked {revocation:?}");
+        if fits { Ok(()) } else { Err(told()) }
+    }
+
     /// Whether a task that has ended may have ended so; what is wrong with it otherwise. `revocation` is the status that
     /// the revocation was answered with, if it was.
     ///
@@ -143,6 +157,7 @@ mod tests {
     use std::mem::discriminant;
 
     use super::*;
+    use crate::chaos::logs::Outcome;
 
     #[test]
     fn a_seed_has_its_orders_and_every_kind_among_them() {
@@ -152,6 +167,22 @@ mod tests {
         let kinds: HashSet<_> = draw(7).iter().map(|order| discriminant(&order.kind)).collect();
         assert_eq!(kinds.len(), 9);
         assert!(draw(7).iter().any(|order| order.repeated) && draw(7).iter().any(|order| !order.persistent));
+    }
+
+    #[test]
+    fn a_client_is_answered_as_its_order_says_and_not_otherwise() {
+        let answers = |kind, refusal, repeat, revocation| {
+            let order = Order { n: 3, kind, persistent: true, repeated: true };
+            let (outcome, ids) = (Outcome::Refused, Vec::new());
+            order.judge_answers(&Submit { order, outcome, ids, refusal, repeat, revocation }).is_ok()
+        };
+        assert!(answers(Kind::Quick, None, None, None) && answers(Kind::Quick, Some(503), Some(202), None));
+        assert!(answers(Kind::Quick, Some(429), None, None) && answers(Kind::Invalid, Some(422), None, None));
+        assert!([200, 202, 409, 503].iter().all(|status| answers(Kind::Quick, None, None, Some(*status))));
+        assert!([400, 409, 422, 500].iter().all(|status| !answers(Kind::Quick, Some(*status), None, None)));
+        assert!(!answers(Kind::Invalid, Some(500), None, None));
+        assert!([409, 422, 429, 500].iter().all(|status| !answers(Kind::Quick, None, Some(*status), None)));
+        assert!([404, 422, 500].iter().all(|status| !answers(Kind::Quick, None, None, Some(*status))));
     }
 
     #[test]

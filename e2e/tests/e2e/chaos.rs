@@ -61,7 +61,8 @@ struct Scene {
     rule: &'static str,
 }
 
-const LOST: &str = "accepted and lost";
+const LOST: &str = "lost";
+const TAKEN: &str = "taken for lost without a fault";
 
 const SCENES: [Scene; 9] = [
     Scene { bug: "ack-before-result", held: "", faults: &[Fault::WorkerKilled], rule: LOST },

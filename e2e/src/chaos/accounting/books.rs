@@ -1,6 +1,6 @@
 //! Owns the questions to a run's logs, each answered with what breaks a rule, in words.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::Hits;
 use crate::chaos::fault::{Fault, Reach};
@@ -9,6 +9,10 @@ use crate::chaos::workload::Kind;
 
 /// From a task's end, as its worker tells it, to the acknowledgement of its message on a busy machine.
 const SETTLING: Ms = 2_000;
+/// From the end of a fault to the first start of a task that it may have doubled.
+const REACH: Ms = 60_000;
+/// How old a look at the producer's counts may be that tells what a fault met.
+const FRESH: Ms = 1_000;
 /// What a clock's reading may differ by between two processes that round it.
 const ROUNDING: Ms = 5;
 
@@ -61,18 +65,43 @@ impl<'a> Books<'a> {
         self.rows.get(&n).map_or(&[], Vec::as_slice)
     }
 
-    /// Accepted, and not terminal at the end.
+    /// Accepted, and no task at the end; and any task that has not ended, whatever its client was told.
     pub(super) fn lost(&self) -> Vec<String> {
         let accepted = self.logs.submits.iter().filter(|submit| submit.outcome == Outcome::Accepted);
-        let mut lost = Vec::new();
-        for Submit { order, ids, .. } in accepted {
-            match self.rows_of(order.n).iter().find(|row| ids.contains(&row.id)) {
-                None => lost.push(format!("{order:?} accepted as {ids:?} is no task")),
-                Some(row) if !row.is_terminal() => lost.push(format!("{order:?} is still {row}")),
-                Some(_) => {}
-            }
-        }
-        lost
+        let gone =
+            accepted.filter(|Submit { order, ids, .. }| !self.rows_of(order.n).iter().any(|row| ids.contains(&row.id)));
+        let gone = gone.map(|Submit { order, ids, .. }| format!("{order:?} accepted as {ids:?} is no task"));
+        let open = self.logs.rows.iter().filter(|row| !row.is_terminal());
+        let open = open.map(|row| format!("order {} is still {row}", row.n));
+        gone.chain(open).chain(self.logs.undrained.clone()).collect()
+    }
+
+    /// Started under an id that no task has.
+    pub(super) fn phantoms(&self) -> Vec<String> {
+        let ids: HashSet<&str> = self.logs.rows.iter().map(|row| row.id.as_str()).collect();
+        let starts = self.logs.ledger.iter().filter(|entry| entry.event == Event::Start);
+        let phantoms: BTreeSet<(u64, &str)> =
+            starts.map(|entry| (entry.n, entry.id.as_str())).filter(|(_, id)| !ids.contains(id)).collect();
+        phantoms.into_iter().map(|(n, id)| format!("order {n} as {id}")).collect()
+    }
+
+    /// A client was told what its order gives no reason for.
+    pub(super) fn answered_wrongly(&self) -> Vec<String> {
+        self.logs.submits.iter().filter_map(|submit| submit.order.judge_answers(submit).err()).collect()
+    }
+
+    /// Taken for lost by the reconciler before anything had taken it away.
+    pub(super) fn mistaken(&self) -> Vec<String> {
+        let hidden = |at| self.strikes.iter().any(|strike| strike.fault.hides_tasks() && strike.from <= at);
+        let mistaken = self.logs.presumed.iter().filter(|presumed| !hidden(presumed.at));
+        mistaken.map(|presumed| format!("{} at {}", presumed.count, presumed.at)).collect()
+    }
+
+    /// Processes that ended without being told to, or not as they were told, and that no task killed.
+    pub(super) fn deserted(&self) -> Vec<String> {
+        let crashed = |pid| self.logs.ledger.iter().any(|entry| entry.event == Event::Crash && entry.pid == pid);
+        let deserted = self.logs.deaths.iter().filter(|death| !death.was_told() && !crashed(death.pid));
+        deserted.map(ToString::to_string).collect()
     }
 
     /// Terminal, and its client was told neither that it was accepted nor nothing.
@@ -126,6 +155,16 @@ impl<'a> Books<'a> {
         backwards
     }
 
+    /// Orders that were seen in two states or more.
+    pub(super) fn moved(&self) -> usize {
+        let mut seen: HashMap<u64, (Standing, bool)> = HashMap::new();
+        for sample in &self.logs.samples {
+            let (first, moved) = seen.entry(sample.n).or_insert((sample.standing, false));
+            *moved |= *first != sample.standing;
+        }
+        seen.values().filter(|(_, moved)| *moved).count()
+    }
+
     pub(super) fn two_ids(&self) -> Vec<String> {
         let rows = self.rows.iter().filter(|(_, rows)| rows.len() > 1).map(|(n, _)| format!("order {n} is two tasks"));
         let told = self.logs.submits.iter().filter(|submit| submit.ids.len() > 1);
@@ -143,24 +182,38 @@ impl<'a> Books<'a> {
         row.due <= strike.to && row.finished.is_none_or(|finished| finished + SETTLING >= strike.from)
     }
 
-    /// The same of an attempt that was started.
-    fn ran(&self, (n, attempt): Attempt, runs: &Runs, strike: &Strike) -> bool {
-        let row = self.rows_of(n).iter().find(|row| row.retries == attempt);
-        let end = runs.end.max(row.and_then(|row| row.finished));
-        runs.starts.iter().min().is_some_and(|start| *start <= strike.to)
-            && end.is_none_or(|end| end + SETTLING >= strike.from)
+    /// How many attempts had been started and had not ended for longer than `settling` when a fault came.
+    fn running(&self, strike: &Strike, settling: Ms) -> usize {
+        let ran = |((n, attempt), runs): &(&Attempt, &Runs)| {
+            let row = self.rows_of(*n).iter().find(|row| row.retries == *attempt);
+            let end = runs.end.max(row.and_then(|row| row.finished));
+            runs.starts.iter().min().is_some_and(|start| *start <= strike.to)
+                && end.is_none_or(|end| end + settling >= strike.from)
+        };
+        self.runs.iter().filter(ran).count()
+    }
+
+    /// How many tasks a fault met: as many as had started, or as the producer knew at the broker.
+    fn met(&self, strike: &Strike) -> usize {
+        let pulses = self
+            .logs
+            .pulses
+            .iter()
+            .filter(|pulse| (strike.from - FRESH.min(strike.from)..=strike.to).contains(&pulse.at));
+        let at_broker = pulses.map(|pulse| usize::try_from(pulse.at_broker).unwrap_or(usize::MAX)).max();
+        self.running(strike, 0).max(at_broker.unwrap_or(0))
     }
 
     /// How many tasks a fault may have made run twice. One that meets workers meets what had started and has not ended
-    /// or waits to be started again, at most what they have places for; any other may also keep the relay from hearing
-    /// that it published a task.
-    fn in_flight(&self, strike: &Strike) -> usize {
-        match strike.fault.reach() {
-            Reach::Workers => {
-                let ran = self.runs.iter().filter(|(attempt, runs)| self.ran(**attempt, runs, strike));
-                ran.count().min(self.logs.places)
-            }
-            Reach::All | Reach::Nothing => self.logs.rows.iter().filter(|row| Self::was_open(row, strike)).count(),
+    /// or waits to be started again, at most what they have places for, and the death of one no more than its own; any
+    /// other may also keep the relay from hearing that it published a task.
+    fn doubled_by(&self, strike: &Strike) -> usize {
+        let Logs { places, workers, rows, .. } = self.logs;
+        match (strike.fault, strike.fault.reach()) {
+            (_, Reach::Nothing) => 0,
+            (_, Reach::All) => rows.iter().filter(|row| Self::was_open(row, strike)).count(),
+            (Fault::WorkerKilled | Fault::WorkerCrashed, _) => self.running(strike, SETTLING).min(*places),
+            (_, Reach::Workers) => self.running(strike, SETTLING).min(places * workers),
         }
     }
 
@@ -169,17 +222,19 @@ impl<'a> Books<'a> {
         self.strikes.iter().filter(|strike| strike.fault.reach() != Reach::Nothing)
     }
 
-    /// Tasks in flight at the faults, summed.
+    /// Tasks that the faults may have made run twice, summed.
     pub(super) fn bound(&self) -> usize {
-        self.doubling().map(|strike| self.in_flight(strike)).sum()
+        self.strikes.iter().map(|strike| self.doubled_by(strike)).sum()
     }
 
-    /// Started again, and no fault met it before that.
+    /// Started again, and no fault met it before that and shortly before its first start or since.
     pub(super) fn unexplained(&self) -> Vec<String> {
         let mut unexplained = Vec::new();
         for ((n, attempt), Runs { starts, .. }) in self.runs.iter().filter(|(_, runs)| runs.starts.len() > 1) {
+            let first = starts.iter().min().copied().unwrap_or_default();
             let again = starts.iter().max().copied().unwrap_or_default();
-            let met = |row: &&Row| self.doubling().any(|strike| strike.from <= again && Self::was_open(row, strike));
+            let near = |strike: &&Strike| strike.from <= again && strike.to + REACH >= first;
+            let met = |row: &&Row| self.doubling().filter(near).any(|strike| Self::was_open(row, strike));
             if !self.rows_of(*n).iter().any(met) {
                 unexplained.push(format!("order {n}, attempt {attempt}, at {starts:?}"));
             }
@@ -190,7 +245,7 @@ impl<'a> Books<'a> {
     pub(super) fn faults(&self) -> BTreeMap<Fault, Hits> {
         let mut faults: BTreeMap<Fault, Hits> = BTreeMap::new();
         for strike in &self.strikes {
-            let (in_flight, hits) = (self.in_flight(strike), faults.entry(strike.fault).or_default());
+            let (in_flight, hits) = (self.met(strike), faults.entry(strike.fault).or_default());
             hits.times += 1;
             hits.in_flight += usize::from(in_flight > 0);
             hits.most = hits.most.max(in_flight);

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 use reqwest::Method;
 use serde_json::json;
@@ -63,22 +63,19 @@ impl Stage {
 
     async fn make(&mut self, Plan { fault, lasts, worker, .. }: Plan) -> Result<()> {
         match fault {
-            Fault::ProducerKilled => self.pair.producer.kill().map(drop),
-            Fault::WorkerKilled => self.worker(worker)?.kill().map(drop),
+            Fault::ProducerKilled => self.tell(None, Signal::SIGKILL).map(drop),
+            Fault::WorkerKilled => self.tell(Some(worker), Signal::SIGKILL).map(drop),
             Fault::ProducerTerminated => {
-                self.pair.producer.signal(Signal::SIGTERM)?;
-                let pid = self.pair.producer.pid();
+                let pid = self.tell(None, Signal::SIGTERM)?;
                 self.await_other(pid, |pair| pair.producer.pid()).await
             }
             Fault::WorkerTerminated => {
-                self.worker(worker)?.signal(Signal::SIGTERM)?;
-                let pid = self.worker(worker)?.pid();
+                let pid = self.tell(Some(worker), Signal::SIGTERM)?;
                 self.await_other(pid, move |pair| pair.consumers[worker].pid()).await
             }
             Fault::WorkerStopped => self.stop_worker(worker, lasts).await,
             Fault::WorkerFrozen => self.stop_worker(worker, FROZEN).await,
-            // Tasks do that.
-            Fault::WorkerCrashed => Ok(()),
+            Fault::WorkerCrashed => bail!("only tasks do that"),
             Fault::BrokerKilled | Fault::BrokerRestarted | Fault::BrokerStopped | Fault::DataWiped => {
                 self.break_broker(fault, lasts).await
             }
@@ -95,6 +92,23 @@ impl Stage {
             }
             _ => self.break_topology(fault, lasts).await,
         }
+    }
+
+    /// Ends a worker, or the producer, and remembers that it was told to: the process.
+    fn tell(&mut self, worker: Option<usize>, signal: Signal) -> Result<u32> {
+        // One that has just ended by itself is not meant.
+        self.revive()?;
+        let service = match worker {
+            Some(worker) => self.pair.consumers.get_mut(worker).context("no such worker")?,
+            None => &mut self.pair.producer,
+        };
+        let pid = service.pid();
+        self.told.insert(pid, signal);
+        match signal {
+            Signal::SIGKILL => drop(service.kill()?),
+            _ => service.signal(signal)?,
+        }
+        Ok(pid)
     }
 
     fn worker(&mut self, worker: usize) -> Result<&mut Service> {
@@ -133,7 +147,8 @@ impl Stage {
                 // It comes with the node, like its users.
                 return self.node.get().management().add_vhost(self.pair.vhost()).await;
             }
-            _ => drop(self.node.own()?.stop().await?),
+            Fault::BrokerRestarted => drop(self.node.own()?.stop().await?),
+            _ => bail!("no fault of the broker"),
         }
         self.node.own()?.start_again().await
     }
@@ -143,10 +158,11 @@ impl Stage {
             Fault::LinkRefused => self.link.refuse(),
             Fault::LinkSilent => self.link.stall(),
             Fault::LinkSlow => self.link.delay(SLOW),
-            _ => {
+            Fault::LinkCut => {
                 self.link.cut();
                 return Ok(());
             }
+            _ => bail!("no fault of the network"),
         }
         self.hold(lasts).await?;
         self.link.resume();
@@ -166,8 +182,8 @@ impl Stage {
         match fault {
             Fault::ConnectionsClosed => self.node.get().close_connections(&vhost).await,
             Fault::DeadLettersDeleted => management.delete_queue(&vhost, DEAD_LETTERS).await,
-            Fault::BindingDeleted => management.unbind(&vhost, "errand.tasks", QUEUE).await.map(drop),
-            Fault::DelayBindingDeleted => management.unbind(&vhost, "errand.delay", DELAY).await.map(drop),
+            Fault::BindingDeleted => self.unbind("errand.tasks", QUEUE).await,
+            Fault::DelayBindingDeleted => self.unbind("errand.delay", DELAY).await,
             Fault::ExchangeDeleted => {
                 management.call(Method::DELETE, &["exchanges", &vhost, "errand.tasks"], None).await.map(drop)
             }
@@ -189,8 +205,14 @@ impl Stage {
                 self.hold(lasts).await?;
                 management.add_vhost(&vhost).await
             }
-            _ => Ok(()),
+            _ => bail!("nobody knows how to make it"),
         }
+    }
+
+    async fn unbind(&self, exchange: &str, queue: &str) -> Result<()> {
+        let bindings = self.node.get().management().unbind(self.pair.vhost(), exchange, queue).await?;
+        ensure!(!bindings.is_empty(), "{queue} was not bound");
+        Ok(())
     }
 
     async fn results(&self) -> Result<String> {
