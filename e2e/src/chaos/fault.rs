@@ -121,11 +121,17 @@ impl Fault {
         )
     }
 
-    /// Whether the reconciler may miss tasks after it. A full queue keeps from the workers what the delay queue lets go of:
-    /// the broker offers that again after three minutes.
+    /// Whether it takes tasks or their results from the broker.
     #[must_use]
-    pub fn hides_tasks(self) -> bool {
-        Self::LOSSES.contains(&self) || self == Self::QueueFull
+    pub fn takes_tasks(self) -> bool {
+        Self::LOSSES.contains(&self)
+    }
+
+    /// Whether a retry may meet no place when its wait is over: the broker offers it again after three minutes, and before
+    /// that it looks lost.
+    #[must_use]
+    pub fn withholds_retries(self) -> bool {
+        matches!(self, Self::QueueFull | Self::ExchangeDeleted)
     }
 
     /// What it may make run twice.
