@@ -104,7 +104,7 @@ impl Fault {
         Self::all().find(|fault| fault.name() == name)
     }
 
-    /// Whether it takes something from the broker that must be there.
+    /// Whether it meets something at the broker that must be there.
     #[must_use]
     pub fn needs_objects(self) -> bool {
         matches!(
@@ -113,6 +113,7 @@ impl Fault {
                 | Self::BindingDeleted
                 | Self::DelayBindingDeleted
                 | Self::ExchangeDeleted
+                | Self::QueueFull
                 | Self::ResultsMissing
                 | Self::ResultsDeleted
                 | Self::DelayDeleted
