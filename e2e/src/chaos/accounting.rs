@@ -95,7 +95,7 @@ pub fn account(logs: &Logs, fewest: usize) -> Account {
         rule("answered wrongly", books.answered_wrongly()),
         rule("gone backwards", books.backwards()),
         rule("keys with two tasks", books.two_ids()),
-        rule("taken for lost without a fault", books.mistaken()),
+        rule("taken for lost without a fault", books.mistaken().into_iter().collect()),
         rule("started again without a fault", books.unexplained()),
         rule("started again beyond the bound", beyond.into_iter().collect()),
         rule("services that ended by themselves", books.deserted()),
@@ -310,6 +310,17 @@ mod tests {
         assert_eq!(presumed(2_900, Some(Fault::QueuePurged)), Vec::<&str>::new());
         assert_eq!(presumed(1_400, Some(Fault::QueuePurged)), ["taken for lost without a fault"]);
         assert_eq!(presumed(2_900, Some(Fault::BrokerKilled)), ["taken for lost without a fault"]);
+        let retried = |at, count| {
+            broken(|logs| {
+                logs.presumed.push(Presumed { at, count });
+                logs.strikes.push(Strike { fault: Fault::QueueFull, from: 1_500, to: 1_600 });
+                (logs.submits[0].order.kind, logs.rows[0].retries) = (Kind::Flaky(1), 1);
+                logs.ledger.extend(ledger("start 1 id-1 1 7 1700\neffect 1 id-1 1 7 1701\nend 1 id-1 1 7 1702"));
+            })
+        };
+        assert_eq!(retried(2_900, 1), Vec::<&str>::new(), "it found no place");
+        assert_eq!(retried(2_900, 2), ["taken for lost without a fault"]);
+        assert_eq!(retried(1_400, 1), ["taken for lost without a fault"]);
     }
 
     #[test]

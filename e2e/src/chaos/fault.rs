@@ -104,7 +104,7 @@ impl Fault {
         Self::all().find(|fault| fault.name() == name)
     }
 
-    /// Whether it takes something from the broker that must be there.
+    /// Whether it meets something at the broker that must be there.
     #[must_use]
     pub fn needs_objects(self) -> bool {
         matches!(
@@ -113,6 +113,7 @@ impl Fault {
                 | Self::BindingDeleted
                 | Self::DelayBindingDeleted
                 | Self::ExchangeDeleted
+                | Self::QueueFull
                 | Self::ResultsMissing
                 | Self::ResultsDeleted
                 | Self::DelayDeleted
@@ -121,11 +122,17 @@ impl Fault {
         )
     }
 
-    /// Whether the reconciler may miss tasks after it. A full queue keeps from the workers what the delay queue lets go of:
-    /// the broker offers that again after three minutes.
+    /// Whether it takes tasks or their results from the broker.
     #[must_use]
-    pub fn hides_tasks(self) -> bool {
-        Self::LOSSES.contains(&self) || self == Self::QueueFull
+    pub fn takes_tasks(self) -> bool {
+        Self::LOSSES.contains(&self)
+    }
+
+    /// Whether a retry may meet no place when its wait is over: the broker offers it again after three minutes, and before
+    /// that it looks lost.
+    #[must_use]
+    pub fn withholds_retries(self) -> bool {
+        matches!(self, Self::QueueFull | Self::ExchangeDeleted)
     }
 
     /// What it may make run twice.

@@ -90,11 +90,21 @@ impl<'a> Books<'a> {
         self.logs.submits.iter().filter_map(|submit| submit.order.judge_answers(submit).err()).collect()
     }
 
-    /// Taken for lost by the reconciler before anything had taken it away.
-    pub(super) fn mistaken(&self) -> Vec<String> {
-        let hidden = |at| self.strikes.iter().any(|strike| strike.fault.hides_tasks() && strike.from <= at);
-        let mistaken = self.logs.presumed.iter().filter(|presumed| !hidden(presumed.at));
-        mistaken.map(|presumed| format!("{} at {}", presumed.count, presumed.at)).collect()
+    /// Taken for lost by the reconciler before a fault had taken anything away, and more than retries that found no place
+    /// by then.
+    pub(super) fn mistaken(&self) -> Option<String> {
+        let taken = self.strikes.iter().filter(|strike| strike.fault.takes_tasks()).map(|strike| strike.from).min();
+        let early = self.logs.presumed.iter().filter(|presumed| taken.is_none_or(|taken| presumed.at < taken));
+        let (mut count, mut last) = (0, 0);
+        for presumed in early {
+            (count, last) = (count + presumed.count, last.max(presumed.at));
+        }
+        let withheld = |row: &&Row| {
+            let mut strikes = self.strikes.iter().filter(|strike| strike.fault.withholds_retries());
+            row.retries > 0 && strikes.any(|strike| strike.from <= last && Self::was_open(row, strike))
+        };
+        let withheld = self.logs.rows.iter().filter(withheld).count();
+        (count > withheld).then(|| format!("{count}, of which {withheld} were retries without a place"))
     }
 
     /// Processes that ended without being told to, or not as they were told, and that no task killed.

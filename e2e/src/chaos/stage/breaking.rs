@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 use reqwest::Method;
-use serde_json::json;
 
 use super::{DEAD_LETTERS, LOOK, Stage, say};
 use crate::broker::Depth;
@@ -23,7 +22,8 @@ const OBJECTS: Duration = Duration::from_mins(1);
 const SLOW: Duration = Duration::from_millis(150);
 const QUEUE: &str = "errand.default";
 const DELAY: &str = "errand.delay.1s";
-const POLICY: &str = "chaos";
+/// More than any run orders.
+const MANY: u32 = 10_000_000;
 
 impl Stage {
     /// Makes a fault and undoes it.
@@ -192,11 +192,11 @@ impl Stage {
             Fault::QueuePurged => management.purge_queue(&vhost, QUEUE).await,
             Fault::ResultsDeleted => management.delete_queue(&vhost, &self.results().await?).await,
             Fault::QueueFull => {
-                let policy =
-                    json!({"pattern": "^errand\\.default$", "apply-to": "queues", "definition": {"max-length": 1}});
-                management.call(Method::PUT, &["policies", &vhost, POLICY], Some(&policy)).await?;
+                management.limit_length(&vhost, QUEUE, 1).await?;
                 self.hold(lasts).await?;
-                management.call(Method::DELETE, &["policies", &vhost, POLICY], None).await.map(drop)
+                // Raised, not taken away: publishers would stay refused by a queue that has no limit any more
+                // (rabbitmq-server#12206).
+                management.limit_length(&vhost, QUEUE, MANY).await
             }
             Fault::PermissionsCleared => {
                 let (user, _) = management.credentials();
