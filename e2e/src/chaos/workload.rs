@@ -20,7 +20,7 @@ pub enum Kind {
     Crashing(u32),
     /// Is due after so many seconds.
     Scheduled(u64),
-    /// Runs for [`REVOCABLE`] and is revoked this long after it was accepted.
+    /// Runs for `REVOCABLE` and is revoked this long after it was accepted.
     Revoked(Duration),
     /// Carries a text of this length, and returns twice as much.
     Large(usize),
