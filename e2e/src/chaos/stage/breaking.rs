@@ -17,6 +17,8 @@ use crate::{Pair, Service};
 const FROZEN: Duration = Duration::from_secs(28);
 /// How long a producer may take to record the results that it was sent.
 const EMPTY: Duration = Duration::from_secs(10);
+/// More than that takes for what no queue counts as ready any more.
+const RECORDED: Duration = Duration::from_secs(2);
 /// How long the services may take to make again what was deleted.
 const OBJECTS: Duration = Duration::from_mins(1);
 const SLOW: Duration = Duration::from_millis(150);
@@ -226,6 +228,8 @@ impl Stage {
         self.pair.consumers.iter().try_for_each(Service::pause)?;
         let empty = |depth: Depth| depth.ready == 0;
         self.node.get().endpoint().await_depth(&vhost, &results, empty, EMPTY).await?;
+        // What the relay still carried and what the producer has in hand would go with the queue.
+        self.hold(RECORDED).await?;
         self.pair.producer.pause()?;
         self.node.get().management().delete_queue(&vhost, &results).await?;
         self.pair.consumers.iter().try_for_each(Service::resume)?;
