@@ -63,6 +63,8 @@ impl Layout {
             format!("management.tcp.port = {management}"),
             "log.console = true".to_owned(),
             "log.file = false".to_owned(),
+            // 3.10's default, in bytes; 4.x takes an eighth of it, and what is larger than anybody reads must get here.
+            "max_message_size = 134217728".to_owned(),
         ];
         if let Some(definitions) = &options.definitions {
             // A copy: the node's user may not be allowed to read the original.
