@@ -20,6 +20,11 @@ fn knows_tasks(types: &Value) -> bool {
     types["task_types"].as_array().is_some_and(|types| types.iter().any(|task| task["workers"] == 1))
 }
 
+/// The task types, once the worker's announcement of them was heard. Until then no arguments are checked.
+pub(crate) async fn announced(pair: &Pair) -> Result<Value> {
+    await_answer(pair, "/v1/task-types", knows_tasks).await
+}
+
 fn of<'a>(types: &'a Value, name: &str) -> Option<&'a Value> {
     types["task_types"].as_array()?.iter().find(|task| task["task"] == name)
 }
@@ -98,7 +103,7 @@ async fn what_tasks_take_is_remembered_over_restarts() -> Result<()> {
     let wish = json!({"task": "flaky", "countdown": 600});
     let before = pair.client().submit(&wish).await?.body;
     pair.start_consumer(&[]).await?;
-    let types = await_answer(&pair, "/v1/task-types", knows_tasks).await?;
+    let types = announced(&pair).await?;
     println!(
         "{} types, before any the default of {} retries",
         types["task_types"].as_array().map_or(0, Vec::len),
@@ -120,7 +125,7 @@ async fn what_tasks_take_is_remembered_over_restarts() -> Result<()> {
 #[tokio::test]
 async fn arguments_that_no_living_worker_takes_are_refused_by_pointer() -> Result<()> {
     let pair = Pair::on(broker::shared().await?).start().await?;
-    let types = await_answer(&pair, "/v1/task-types", knows_tasks).await?;
+    let types = announced(&pair).await?;
     assert_eq!(of(&types, "add").map(|add| &add["positional"]), Some(&json!(["x", "y"])));
     for (wish, pointer) in [
         (json!({"task": "add", "args": [1]}), "/kwargs/y"),
@@ -147,7 +152,7 @@ async fn only_announced_tasks_are_accepted_when_that_is_required() -> Result<()>
     let refused = pair.client().submit(&wish).await?;
     assert_eq!((refused.status, &refused.body["errors"][0]["pointer"]), (422, &json!("/task")));
     pair.start_consumer(&[]).await?;
-    await_answer(&pair, "/v1/task-types", knows_tasks).await?;
+    announced(&pair).await?;
     assert_eq!(pair.client().submit(&wish).await?.status, 202);
     assert_eq!(pair.client().submit(&json!({"task": "ad"})).await?.status, 422);
     pair.stop().await
@@ -203,7 +208,7 @@ async fn what_a_worker_takes_is_never_refused() -> Result<()> {
         ids.push(pair.client().accepted(call).await?);
     }
     pair.start_consumer(&[]).await?;
-    await_answer(&pair, "/v1/task-types", knows_tasks).await?;
+    announced(&pair).await?;
     let (mut taken, mut refused, mut let_through) = (0, 0, 0);
     for (call, id) in calls.iter().zip(&ids) {
         let ended = pair.client().await_terminal(id, SOON).await?;

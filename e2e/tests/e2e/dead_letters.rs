@@ -11,6 +11,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::api_keys;
+use crate::catalog::announced;
 use crate::life::SOON;
 use crate::revoke::runs;
 
@@ -208,6 +209,7 @@ async fn of_many_replays_of_a_letter_one_runs_and_no_late_report_ends_it() -> Re
 async fn a_task_is_called_with_something_else_only_when_that_is_said_and_both_are_kept() -> Result<()> {
     let pair = Pair::on(broker::shared().await?).start().await?;
     let client = pair.client();
+    announced(&pair).await?;
     given_up(client, json!({"task": "always_fails", "args": ["no"], "task_id": "a"})).await?;
     let before = client.get("a").await?;
     for (path, body, status, pointer) in [
