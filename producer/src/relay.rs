@@ -168,7 +168,7 @@ impl Relay {
         let exchange = if self.route.foreign { String::new() } else { self.topology.tasks() };
         let mut message = envelope(task, &self.route, &self.reply_to, &self.origin);
         self.workers.redact(&mut message.properties.headers, &task.task, &task.args, &task.kwargs);
-        Publish { exchange, routing_key: self.route.queue.clone(), message }
+        Publish::to(exchange, self.route.queue.clone(), message)
     }
 }
 

@@ -239,7 +239,7 @@ impl Replies {
         let at = from_unix_ms(now_ms()).map(rfc3339).unwrap_or_default();
         let verdict = Verdict { error: &error, attempts: 0, worker: "producer", queue: "", at: &at };
         let message = dead_letter(&delivery.message, &verdict);
-        let letter = Publish { exchange: self.topology.dead(), routing_key: String::new(), message };
+        let letter = Publish::to(self.topology.dead(), String::new(), message);
         // A publish waits out an alarm, and the acks of what is recorded must not.
         match timeout(SET_ASIDE, self.publisher.publish(letter)).await {
             Ok(Ok(())) => drop(delivery.ack().await),
