@@ -181,6 +181,7 @@ fn envelope(task: &DueTask, route: &Route, reply_to: &str, origin: &str) -> Mess
         time_limit: task.time_limit.map(Duration::from_secs_f64),
         soft_time_limit: task.soft_time_limit.map(Duration::from_secs_f64),
         reply_to: Some(reply_to),
+        packed_replies: !route.foreign,
         retry: task.retry,
         publish: Some(task.publish),
         since: Some(task.since),
