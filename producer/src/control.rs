@@ -179,7 +179,7 @@ impl Control {
                 (String::new(), queue.clone())
             }
         };
-        let publish = Publish { exchange, routing_key, message };
+        let publish = Publish::to(exchange, routing_key, message);
         while self.publisher.link().is_ready() && !self.publisher.publish_transient(publish.clone()) {
             sleep(PAUSE).await;
         }

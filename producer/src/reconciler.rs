@@ -218,7 +218,7 @@ impl Look<'_> {
         for priority in PRIORITIES {
             let tracer = Tracer { process: process.clone(), queue: self.queue.to_owned(), round, priority };
             let (routing_key, message) = (topology.queue(self.queue), tracer.message(&reply_to));
-            let _ = publisher.publish_transient(Publish { exchange: String::new(), routing_key, message });
+            let _ = publisher.publish_transient(Publish::to_queue(routing_key, message));
         }
     }
 

@@ -168,7 +168,7 @@ impl Relay {
         let exchange = if self.route.foreign { String::new() } else { self.topology.tasks() };
         let mut message = envelope(task, &self.route, &self.reply_to, &self.origin);
         self.workers.redact(&mut message.properties.headers, &task.task, &task.args, &task.kwargs);
-        Publish { exchange, routing_key: self.route.queue.clone(), message }
+        Publish::to(exchange, self.route.queue.clone(), message)
     }
 }
 
@@ -181,6 +181,7 @@ fn envelope(task: &DueTask, route: &Route, reply_to: &str, origin: &str) -> Mess
         time_limit: task.time_limit.map(Duration::from_secs_f64),
         soft_time_limit: task.soft_time_limit.map(Duration::from_secs_f64),
         reply_to: Some(reply_to),
+        packed_replies: !route.foreign,
         retry: task.retry,
         publish: Some(task.publish),
         since: Some(task.since),

@@ -12,6 +12,7 @@ mod declare;
 mod fault;
 mod link;
 mod mailbox;
+mod parcels;
 mod publish;
 mod publisher;
 mod subscription;

@@ -15,6 +15,7 @@ pub mod heartbeat;
 pub mod json;
 pub mod lost;
 pub mod message;
+pub mod pack;
 pub mod python_repr;
 pub mod redaction;
 pub mod reply;

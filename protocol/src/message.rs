@@ -35,6 +35,10 @@ pub const PUBLISH: &str = "errand-publish";
 pub const SINCE: &str = "errand-since";
 /// Header, integer: how often workers that died gave back the messages before this one, which the broker counts anew.
 pub const RETURNS: &str = "errand-returns";
+/// Header, integer: the newest form of [`PACK`] that whoever reads `reply_to` unpacks. A client of Celery's says nothing.
+pub const PACKS: &str = "errand-packs";
+/// Header, integer: the message is a pack of others, in this form, see [`crate::pack`]. It lies in a reply queue.
+pub const PACK: &str = "errand-pack";
 
 /// Header, the queue without the prefix: the message is a task that a running one submits, for the producer that its
 /// `reply_to` belongs to. It lies in that producer's reply queue and not in a task queue.

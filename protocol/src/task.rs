@@ -71,6 +71,8 @@ pub struct Task {
     pub delay_left: Option<Duration>,
     /// Whether `reply_to` outlives its producer, so that replies are persistent.
     pub durable_reply: bool,
+    /// Whether who reads `reply_to` takes several replies in one message.
+    pub packed_replies: bool,
     /// How many times the producer has published it.
     pub publish: Option<u32>,
     /// Since when this life of it lasts, ms since 1970; none of a client of Celery's says it.

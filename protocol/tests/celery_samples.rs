@@ -247,6 +247,7 @@ fn emitted(args: &str, kwargs: &str) -> Message {
     let (args, kwargs) = (raw(args), raw(kwargs));
     let task = TaskMessage {
         reply_to: Some("r"),
+        packed_replies: true,
         retry: RetryPolicy::default().into(),
         publish: Some(1),
         since: Some(1),
@@ -261,7 +262,7 @@ fn what_is_emitted_has_a_stock_clients_headers_and_ours() {
     let ours = emitted("[2,3]", "{}");
     let names = |message: &Message| message.properties.headers.keys().cloned().collect::<BTreeSet<_>>();
     let added: Vec<String> = names(&ours).difference(&names(&stock)).cloned().collect();
-    assert_eq!(added, ["errand-publish", "errand-reply", "errand-retry", "errand-since"]);
+    assert_eq!(added, ["errand-packs", "errand-publish", "errand-reply", "errand-retry", "errand-since"]);
     assert!(names(&ours).is_superset(&names(&stock)));
     for (name, value) in &stock.properties.headers {
         assert_eq!(kind(&ours.properties.headers[name]), kind(value), "{name}");

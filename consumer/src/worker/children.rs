@@ -69,7 +69,7 @@ impl Settle {
         .message();
         self.redactions.apply(&mut message.properties.headers, &signature.task, &args, &kwargs);
         match producer {
-            Some(reply_to) => Publish { exchange: String::new(), routing_key: reply_to.to_owned(), message },
+            Some(reply_to) => Publish::to_queue(reply_to.to_owned(), message).packable(parent.task.packed_replies),
             None => self.task_publish(waiting(message, signature.countdown), queue),
         }
     }

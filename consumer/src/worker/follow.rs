@@ -51,7 +51,7 @@ impl Settle {
                 ..Reply::of(task_id, report.clone())
             };
             let message = reply.encode(task_id, false);
-            Publish { exchange: String::new(), routing_key: reply_to.clone(), message }
+            Publish::to_queue(reply_to.clone(), message)
         };
         unreached.iter().map(reply).collect()
     }
@@ -71,10 +71,10 @@ impl Settle {
             Destination::Exchange(Some(exchange), key) if exchange.is_empty() => key,
             Destination::Exchange(Some(exchange), key) => {
                 let why = format!("exchange {exchange:?} is not one that tasks are published to from here");
-                return Some(Lost { publish: Publish { exchange, routing_key: key, message }, task, why });
+                return Some(Lost { publish: Publish::to(exchange, key, message), task, why });
             }
         };
-        let publish = Publish { exchange: String::new(), routing_key: queue, message };
+        let publish = Publish::to_queue(queue, message);
         let mut refused_since = None;
         let gives_up = |error: &PublishError| match error {
             PublishError::Returned(_) => true,

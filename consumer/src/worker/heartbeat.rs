@@ -51,7 +51,7 @@ fn speak(worker: &Worker, publisher: &Publisher, stopping: bool) {
     match heartbeat.encode() {
         Ok(message) => {
             let exchange = worker.config.topology.workers();
-            let _ = publisher.publish_transient(Publish { exchange, routing_key: String::new(), message });
+            let _ = publisher.publish_transient(Publish::to(exchange, String::new(), message));
         }
         Err(error) => tracing::error!(%error, "a heartbeat that is not JSON"),
     }

@@ -206,7 +206,7 @@ impl Remote {
         };
         message.properties.reply_to = Some(self.queue.clone());
         message.properties.correlation_id = Some(question.to_owned());
-        let publish = Publish { exchange: self.topology.workers(), routing_key: String::new(), message };
+        let publish = Publish::to(self.topology.workers(), String::new(), message);
         loop {
             publisher.ready().await;
             let _ = publisher.publish_transient(publish.clone());

@@ -150,7 +150,7 @@ impl Settle {
     /// Answers a tracer. An answer that is lost is asked for again.
     pub(super) fn answer(&self, tracer: &Message) {
         if let Some((routing_key, message)) = trace::answer(tracer) {
-            let _ = self.publisher.publish_transient(Publish { exchange: String::new(), routing_key, message });
+            let _ = self.publisher.publish_transient(Publish::to_queue(routing_key, message));
         }
     }
 
@@ -227,7 +227,7 @@ impl Settle {
     pub(super) fn task_publish(&self, message: Message, queue: &str) -> Publish {
         let delayed = message.properties.headers.contains_key(DELAY);
         let exchange = if delayed { self.topology.delay() } else { self.topology.tasks() };
-        Publish { exchange, routing_key: queue.to_owned(), message }
+        Publish::to(exchange, queue.to_owned(), message)
     }
 
     pub(super) fn dead_letter(&self, origin: &Origin<'_>, error: &ErrorInfo, now: OffsetDateTime) -> Publish {
@@ -240,7 +240,7 @@ impl Settle {
             at: &at,
         };
         let message = dead_letter(origin.message, &verdict);
-        Publish { exchange: self.topology.dead(), routing_key: origin.queue.to_owned(), message }
+        Publish::to(self.topology.dead(), origin.queue.to_owned(), message)
     }
 
     /// `durable`: the reply queue outlives its client, so a reply that comes back met one that is being declared again.
@@ -312,7 +312,7 @@ fn unwanted(publish: &Publish, durable: bool) {
 /// The note for its producer that the task is in nobody's hands for a while: before the ack, or it would be taken for lost.
 fn held(task: &Task, wait: Duration) -> Option<Publish> {
     let routing_key = task.reply_to.clone().filter(|_| task.durable_reply)?;
-    Some(Publish { exchange: String::new(), routing_key, message: trace::held(&task.id, wait) })
+    Some(Publish::to_queue(routing_key, trace::held(&task.id, wait)).packable(task.packed_replies))
 }
 
 /// To the queue that the task's sender named, through the default exchange.
@@ -320,7 +320,7 @@ fn reply_publish(task: &Task, reply: &Reply) -> Option<Publish> {
     let reply_to = task.reply_to.as_ref()?;
     let correlation_id = task.correlation_id.as_deref().unwrap_or(&task.id);
     let message = reply.encode(correlation_id, task.durable_reply);
-    Some(Publish { exchange: String::new(), routing_key: reply_to.clone(), message })
+    Some(Publish::to_queue(reply_to.clone(), message).packable(task.packed_replies))
 }
 
 fn brief(error: &ErrorInfo) -> String {

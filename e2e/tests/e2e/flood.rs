@@ -1,4 +1,5 @@
-//! A load run: everything accepted ends, nothing is stored twice. Its rates are printed, not judged.
+//! A load run: everything accepted ends as it should, nothing is stored twice, and results share messages. Its rates are
+//! printed, not judged.
 
 use std::collections::HashSet;
 use std::io::Write;
@@ -9,6 +10,7 @@ use e2e::broker::{Broker, Options};
 use e2e::{Pair, load};
 use serde_json::json;
 
+use crate::faults::metric;
 use crate::rows;
 
 const TASKS: usize = 20_000;
@@ -39,6 +41,12 @@ async fn twenty_thousand_tasks_from_64_connections_all_end_once() -> Result<()> 
     for (name, (before, after)) in ["producer", "consumer", "broker"].iter().zip(before.iter().zip(after)) {
         writeln!(out, "{name}: {} µs of CPU a task", after.saturating_sub(*before).as_micros() / TASKS as u128)?;
     }
+    let packed = metric(&pair.consumers[0], "errand_pack_members_sum").await?;
+    let packs = metric(&pair.consumers[0], "errand_pack_members_count").await?;
+    writeln!(out, "{packed} results in {packs} packs")?;
+    assert!(packs < packed, "{packs} packs of {packed} results save no message");
     assert_eq!(usize::try_from(rows::count(pair.store()).await?)?, TASKS);
+    let sums = "state = 'SUCCESS' AND result ->> '$' = args ->> '$[0]' + 1";
+    assert_eq!(usize::try_from(rows::count_of(pair.store(), sums).await?)?, TASKS);
     pair.stop().await
 }

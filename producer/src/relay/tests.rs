@@ -172,6 +172,7 @@ fn whatever_body_is_accepted_a_worker_reads_the_same_task() {
         prop_assert_eq!((read.expires, read.eta), (task.expires.and_then(from_unix_ms), None));
         prop_assert_eq!(read.expires.is_some(), task.expires.is_some());
         prop_assert_eq!((read.since, read.publish, read.reply_to.as_deref()), (Some(NOW), Some(1), Some("results")));
+        prop_assert!(read.packed_replies);
         // Handlers read it as a value.
         prop_assert!(serde_json::from_str::<Value>(read.args.get()).is_ok());
         Ok(())

@@ -214,7 +214,7 @@ mod tests {
         let url = AmqpUrl::parse("amqp://127.0.0.1:1/%2f").unwrap();
         let broker = Broker::new(Address { url, tls: None }, "test").unwrap();
         let (mailbox, mut task) = Mailbox::new(broker, Table::default(), None);
-        let publish = || Publish { exchange: String::new(), routing_key: "q".to_owned(), message: Message::default() };
+        let publish = || Publish::to_queue("q".to_owned(), Message::default());
         let mut waiting_after = |posted: usize, connected: Option<bool>| {
             if let Some(connected) = connected {
                 task.connected.send_replace(connected);

@@ -12,6 +12,28 @@ pub struct Publish {
     pub routing_key: String,
     /// What is published.
     pub message: Message,
+    /// Whether it may travel in one message with others that go to the same place: who reads it there unpacks.
+    pub packable: bool,
+}
+
+impl Publish {
+    /// A message that travels by itself.
+    #[must_use]
+    pub const fn to(exchange: String, routing_key: String, message: Message) -> Self {
+        Self { exchange, routing_key, message, packable: false }
+    }
+
+    /// One for the queue of that full name, through the default exchange.
+    #[must_use]
+    pub const fn to_queue(queue: String, message: Message) -> Self {
+        Self::to(String::new(), queue, message)
+    }
+
+    /// The same, whose reader unpacks or not.
+    #[must_use]
+    pub fn packable(self, packable: bool) -> Self {
+        Self { packable, ..self }
+    }
 }
 
 /// Why a publish does not count.

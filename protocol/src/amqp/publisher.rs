@@ -174,7 +174,7 @@ impl PublisherTask {
     fn refuse_waiting(&mut self) {
         let link = self.link.borrow().clone();
         while let Ok(pending) = self.confirmed.try_recv() {
-            answer(pending.done, Err(PublishError::Unavailable(link.clone())));
+            answer(pending.done, &Err(PublishError::Unavailable(link.clone())));
         }
         while self.transient.try_recv().is_ok() {}
     }

@@ -15,6 +15,7 @@ use tokio::time::{Instant, interval};
 use super::convert::{basic_properties, short_string};
 use super::fault::Fault;
 use super::link::{self, Link};
+use super::parcels::{Parcel, parcels};
 use super::publish::{Publish, PublishError};
 use crate::faults::{Bug, Point, bug, point};
 
@@ -31,9 +32,9 @@ pub(super) struct Pending {
 
 /// Publishes the window and answers every one of its callers.
 ///
-/// All publishes are polled together, which costs a half to a third of awaiting them in turn. lapin attaches a return to
-/// whichever confirm comes next, so each return is matched by its message id, which is the place in the window, once the
-/// window is done.
+/// What may share a message does ([`super::parcels`]), and its outcome is that of all its callers. All messages are polled
+/// together, which costs a half to a third of awaiting them in turn. lapin attaches a return to whichever confirm comes
+/// next, so each return is matched by its message id, which is the place in the window, once the window is done.
 ///
 /// # Errors
 /// The channel cannot be used any more, or the topology is to be declared again. Callers whose confirm had not come by
@@ -44,7 +45,7 @@ pub(super) async fn publish_window(
     link: &watch::Sender<Link>,
     window: Vec<Pending>,
 ) -> Result<(), Fault> {
-    let (waiting, prepared) = prepare(window);
+    let (waiting, prepared) = prepare(parcels(window));
     let mut outcomes: Outcomes = prepared.iter().map(|_| None).collect();
     let sends = prepared.into_iter().enumerate();
     let sends = sends.map(|(place, ready)| async move { (place, send(channel, ready).await) });
@@ -63,25 +64,19 @@ struct Prepared {
     properties: BasicProperties,
 }
 
-/// A caller, and where its publish went.
-struct Waiting {
-    publish: Arc<Publish>,
-    done: Option<Done>,
-}
-
-type Done = oneshot::Sender<Result<(), PublishError>>;
+pub(super) type Done = oneshot::Sender<Result<(), PublishError>>;
 
 /// Answers what cannot be put on the wire at all, keeps the rest.
-fn prepare(window: Vec<Pending>) -> (Vec<Waiting>, Vec<Prepared>) {
-    let mut waiting = Vec::with_capacity(window.len());
-    let mut prepared = Vec::with_capacity(window.len());
-    for Pending { publish, done } in window {
-        match prepare_one(publish.clone(), done.is_some(), prepared.len()) {
+fn prepare(parcels: Vec<Parcel>) -> (Vec<Parcel>, Vec<Prepared>) {
+    let mut waiting = Vec::with_capacity(parcels.len());
+    let mut prepared = Vec::with_capacity(parcels.len());
+    for parcel in parcels {
+        match prepare_one(parcel.publish.clone(), !parcel.waiting.is_empty(), prepared.len()) {
             Ok(ready) => {
                 prepared.push(ready);
-                waiting.push(Waiting { publish, done });
+                waiting.push(parcel);
             }
-            Err(fault) => answer(done, Err(PublishError::Malformed(fault.to_string()))),
+            Err(fault) => answer(parcel.waiting, &Err(PublishError::Malformed(fault.to_string()))),
         }
     }
     (waiting, prepared)
@@ -148,7 +143,7 @@ where
     }
 }
 
-fn settle(mut waiting: Vec<Waiting>, outcomes: Outcomes) -> Result<(), Fault> {
+fn settle(mut waiting: Vec<Parcel>, outcomes: Outcomes) -> Result<(), Fault> {
     if bug(Bug::SharedChannel) && !waiting.is_empty() {
         waiting.rotate_right(1);
     }
@@ -173,15 +168,15 @@ fn settle(mut waiting: Vec<Waiting>, outcomes: Outcomes) -> Result<(), Fault> {
         returned.extend(message.as_ref().and_then(place_of));
         verdicts.push(verdict);
     }
-    for (place, (Waiting { publish, done }, verdict)) in waiting.into_iter().zip(verdicts).enumerate() {
+    for (place, (Parcel { publish, waiting }, verdict)) in waiting.into_iter().zip(verdicts).enumerate() {
         let Some(reason) = returned.remove(&place) else {
-            answer(done, verdict);
+            answer(waiting, &verdict);
             continue;
         };
         if !publish.exchange.is_empty() {
             fault = Err(Fault::NoQueue { exchange: publish.exchange.clone() });
         }
-        answer(done, Err(PublishError::Returned(reason)));
+        answer(waiting, &Err(PublishError::Returned(reason)));
     }
     fault
 }
@@ -192,10 +187,10 @@ fn place_of(message: &lapin::message::BasicReturnMessage) -> Option<(usize, Stri
     Some((place, message.reply_text.to_string()))
 }
 
-/// Tells whoever waits for it.
-pub(super) fn answer(done: Option<Done>, verdict: Result<(), PublishError>) {
-    if let Some(done) = done {
+/// Tells all that wait for it.
+pub(super) fn answer(waiting: impl IntoIterator<Item = Done>, verdict: &Result<(), PublishError>) {
+    for done in waiting {
         // The caller may have given up waiting; then nobody wants the verdict.
-        let _ = done.send(verdict);
+        let _ = done.send(verdict.clone());
     }
 }

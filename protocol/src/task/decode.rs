@@ -7,8 +7,10 @@ use serde_json::value::RawValue;
 use super::headers::Reader;
 use super::{DecodeFault, Embed, Task, Undecodable};
 use crate::message::{
-    Headers, MAX_HEADERS_BYTES, Message, PUBLISH, REPLY, REPLY_DURABLE, SINCE, SUBMIT, headers_size, is_of_the_broker,
+    Headers, MAX_HEADERS_BYTES, Message, PACKS, PUBLISH, REPLY, REPLY_DURABLE, SINCE, SUBMIT, headers_size,
+    is_of_the_broker,
 };
+use crate::pack;
 
 impl Task {
     /// Reads a task message of Celery's protocol 2. Required are the headers `id` and `task`, the content type, and a
@@ -60,6 +62,7 @@ fn decode(message: &Message) -> Result<Task, DecodeFault> {
         retry: headers.retry()?,
         delay_left: headers.delay_left()?,
         durable_reply: headers.text(REPLY)?.is_some_and(|kind| kind == REPLY_DURABLE),
+        packed_replies: headers.count(PACKS)?.is_some_and(|form| form >= pack::FORM),
         publish: headers.count(PUBLISH)?,
         since: headers.integer(SINCE)?,
         submit: headers.text(SUBMIT)?,

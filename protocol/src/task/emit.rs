@@ -8,9 +8,10 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 
 use crate::message::{
-    CONTENT_ENCODING, CONTENT_TYPE, Headers, Message, PUBLISH, Properties, REPLY, REPLY_DURABLE, RETRY, SINCE, SUBMIT,
-    is_of_the_broker, truncate,
+    CONTENT_ENCODING, CONTENT_TYPE, Headers, Message, PACKS, PUBLISH, Properties, REPLY, REPLY_DURABLE, RETRY, SINCE,
+    SUBMIT, is_of_the_broker, truncate,
 };
+use crate::pack;
 use crate::python_repr::{MAX_CHARS, python_repr};
 use crate::retry::RetryOptions;
 use crate::task::{Embed, Task};
@@ -49,6 +50,8 @@ pub struct TaskMessage<'a> {
     pub reply_to: Option<&'a str>,
     /// Whether that queue outlives the producer: header `errand-reply`.
     pub durable_reply: bool,
+    /// Whether its reader takes several replies in one message: header `errand-packs`.
+    pub packed_replies: bool,
     /// Header `errand-retry`.
     pub retry: RetryOptions,
     /// Header `errand-publish`.
@@ -97,6 +100,7 @@ impl<'a> TaskMessage<'a> {
             soft_time_limit: None,
             reply_to: None,
             durable_reply: true,
+            packed_replies: false,
             retry: RetryOptions { max_retries: None, backoff: None, backoff_max: None, jitter: None },
             publish: None,
             since: None,
@@ -178,6 +182,9 @@ impl<'a> TaskMessage<'a> {
         }
         if self.durable_reply && self.reply_to.is_some() {
             set(REPLY, json!(REPLY_DURABLE));
+            if self.packed_replies {
+                set(PACKS, json!(pack::FORM));
+            }
         }
         if let Some(publish) = self.publish {
             set(PUBLISH, json!(publish));
@@ -239,11 +246,11 @@ mod tests {
             (priority, retries, publish, since) in any::<(u8, u32, Option<u32>, Option<i64>)>(),
             expires in prop::option::of(0..253_402_300_800_000_i64),
             (time_limit, soft_time_limit) in (any_limit(), any_limit()),
-            (retry, reply_to) in (any_retry(), prop::option::of(any_text(60))),
+            (retry, reply_to, packed_replies) in (any_retry(), prop::option::of(any_text(60)), any::<bool>()),
         ) {
             let expires = expires.and_then(timestamp::from_unix_ms);
             let sent = TaskMessage {
-                priority, retries, publish, since, expires, time_limit, soft_time_limit, retry,
+                priority, retries, publish, since, expires, time_limit, soft_time_limit, retry, packed_replies,
                 reply_to: reply_to.as_deref(), origin: &origin, parent_id: parent.as_deref(),
                 ..TaskMessage::of(&id, &task, &args, &kwargs)
             };
@@ -254,7 +261,8 @@ mod tests {
             prop_assert_eq!((read.publish, read.since), (publish, since));
             prop_assert_eq!((read.eta, read.expires, read.retry), (None, expires, retry));
             prop_assert_eq!((read.time_limit, read.soft_time_limit), (time_limit, soft_time_limit));
-            prop_assert_eq!(read.durable_reply, reply_to.is_some());
+            let is_durable = reply_to.is_some();
+            prop_assert_eq!((read.durable_reply, read.packed_replies), (is_durable, is_durable && packed_replies));
             prop_assert_eq!((read.reply_to, read.correlation_id), (reply_to, Some(id.clone())));
             prop_assert_eq!((read.root_id, read.parent_id), (Some(id), parent));
             prop_assert!(read.embed.is_empty() && read.delay_left.is_none() && !read.ignore_result);

@@ -79,7 +79,7 @@ mod tests {
         let headers = json!({
             "id": "i", "task": "t", "retries": 1, "eta": "2030-01-01T00:00:00+00:00", "parent_id": null,
             "expires": "2031-01-01T00:00:00+00:00", "stamps": {"tenant": "a"}, "x-mine": 7,
-            "compression": "application/x-gzip", "errand-publish": 2,
+            "compression": "application/x-gzip", "errand-publish": 2, "errand-packs": 1,
             "x-death": [{"count": 1}], "x-first-death-queue": "q", "x-last-death-reason": "expired",
             "x-delivery-count": 3, "x-acquired-count": 4, DELAY: "64s", DELAY_LEFT_MS: 12,
         });

@@ -11,11 +11,11 @@ use serde_json::{Value, json};
 
 use super::{DecodeFault, Embed, Task, TaskMessage, Undecodable};
 use crate::any::{any_arguments, any_json, any_text};
-use crate::message::{DELAY_LEFT_MS, Headers, Message, PUBLISH, REPLY, RETRY, SINCE, SUBMIT};
+use crate::message::{DELAY_LEFT_MS, Headers, Message, PACKS, PUBLISH, REPLY, RETRY, SINCE, SUBMIT};
 use crate::timestamp::from_unix_ms;
 
 /// Every header that is read.
-const READ: [&str; 19] = [
+const READ: [&str; 20] = [
     "id",
     "task",
     "retries",
@@ -32,6 +32,7 @@ const READ: [&str; 19] = [
     RETRY,
     DELAY_LEFT_MS,
     REPLY,
+    PACKS,
     PUBLISH,
     SINCE,
     SUBMIT,

@@ -154,7 +154,7 @@ impl Talk<'_> {
         };
         let message = Message { properties, body: body.to_string().into_bytes() };
         let (exchange, routing_key) = (exchange.to_owned(), routing_key.to_owned());
-        self.outgoing.post(Publish { exchange, routing_key, message });
+        self.outgoing.post(Publish::to(exchange, routing_key, message));
     }
 }
 

@@ -28,8 +28,24 @@ impl<'a> Replies<'a> {
 
     /// Publishes these bytes about a task.
     async fn send(&self, id: &str, body: &[u8]) -> Result<()> {
+        self.publish(&json!({"correlation_id": id}), body).await
+    }
+
+    /// Publishes messages about tasks as one, as a worker of that form would.
+    async fn send_pack(&self, form: u32, members: &[(&str, String)]) -> Result<()> {
+        let member = |(id, body): &(&str, String)| {
+            let line = json!({"bytes": body.len(), "correlation_id": id});
+            format!("{line}\n{body}\n")
+        };
+        let body: String = members.iter().map(member).collect();
+        self.publish(&json!({"headers": {"errand-pack": form}}), body.as_bytes()).await
+    }
+
+    async fn publish(&self, more: &Value, body: &[u8]) -> Result<()> {
+        let mut properties = json!({"content_type": "application/json", "delivery_mode": 2});
+        properties.as_object_mut().context("no object")?.extend(more.as_object().cloned().unwrap_or_default());
         let message = json!({
-            "properties": {"content_type": "application/json", "correlation_id": id, "delivery_mode": 2},
+            "properties": properties,
             "routing_key": self.queue, "payload": STANDARD.encode(body), "payload_encoding": "base64",
         });
         let path = ["exchanges", self.pair.vhost(), "amq.default", "publish"];
@@ -51,11 +67,15 @@ impl<'a> Replies<'a> {
     }
 
     async fn report(&self, id: &str, status: &str, retries: u32, seq: u32) -> Result<()> {
-        let result = if status == "SUCCESS" { json!(7) } else { json!({"exc_type": "E", "exc_message": ["m"]}) };
-        let body = json!({"task_id": id, "status": status, "result": result, "retries": retries, "seq": seq,
-            "traceback": null, "children": []});
-        self.send(id, body.to_string().as_bytes()).await
+        self.send(id, report(id, status, retries, seq).as_bytes()).await
     }
+}
+
+fn report(id: &str, status: &str, retries: u32, seq: u32) -> String {
+    let result = if status == "SUCCESS" { json!(7) } else { json!({"exc_type": "E", "exc_message": ["m"]}) };
+    let body = json!({"task_id": id, "status": status, "result": result, "retries": retries, "seq": seq,
+        "traceback": null, "children": []});
+    body.to_string()
 }
 
 async fn letters(pair: &Pair) -> Result<usize> {
@@ -95,6 +115,35 @@ async fn replies_that_cannot_be_read_are_set_aside_and_hold_up_no_other() -> Res
     assert_eq!(letters(&pair).await?, malformed.len() + 1);
     pair.broker().await_depth(pair.vhost(), &replies.queue, |depth| depth.ready == 0, SOON).await?;
     assert_eq!(pair.client().get_path("/v1/tasks/nobody").await?.status, 404);
+    assert_eq!(metric(&pair.producer, "errand_stale_acks_total").await?, 0);
+    pair.stop().await
+}
+
+#[tokio::test]
+async fn of_a_pack_what_can_be_read_is_recorded_and_the_rest_is_set_aside() -> Result<()> {
+    let pair = Pair::on(broker::shared().await?).consumers(0).start().await?;
+    let (client, replies) = (pair.client(), Replies::of(&pair).await?);
+    let ids = accepted(client, 4, echo).await?;
+    let [first, unreadable, last, other] = &ids[..] else { anyhow::bail!("{ids:?}") };
+    let success = |id: &str| report(id, "SUCCESS", 0, 0);
+    let no_json = format!(r#"{{"status": "SUCCESS", "result": NaN, "task_id": "{unreadable}"}}"#);
+    let good = (first.as_str(), success(first));
+    replies.send_pack(1, &[good.clone(), (unreadable.as_str(), no_json), (last.as_str(), success(last))]).await?;
+    // Of one in a form of later nothing is known but that it is to be kept.
+    replies.send_pack(2, &[(other.as_str(), success(other))]).await?;
+    replies.send_pack(1, &[good, (other.as_str(), success(other))]).await?;
+    for id in [first, last, other] {
+        let ended = client.await_terminal(id, SOON).await?;
+        assert_eq!((&ended["state"], &ended["result"]), (&json!("SUCCESS"), &json!(7)), "{ended:#}");
+    }
+    assert_eq!(client.await_terminal(unreadable, SOON).await?["error"]["type"], "UnreadableReply");
+    until("the letters", SOON, async || {
+        let letters = letters(&pair).await?;
+        ensure!(letters == 2, "{letters}");
+        Ok(())
+    })
+    .await?;
+    assert_eq!(metric(&pair.producer, "errand_unreadable_replies_total").await?, 2);
     assert_eq!(metric(&pair.producer, "errand_stale_acks_total").await?, 0);
     pair.stop().await
 }
