@@ -156,7 +156,7 @@ impl Replies {
         if bug(Bug::ReplyAckedBeforeCommit)
             && let Some((_, last)) = last.take()
         {
-            last.ack_through().await;
+            last.ack_through();
         }
         point(Point::RepliesReceived).await;
         let orphans = loop {
@@ -188,7 +188,7 @@ impl Replies {
         }
         join_all(unreadable.into_iter().map(|(delivery, reason)| self.set_aside(delivery, reason))).await;
         if let Some((_, last)) = recorded.into_iter().max_by_key(|(place, _)| *place) {
-            last.ack_through().await;
+            last.ack_through();
         }
     }
 
@@ -242,7 +242,7 @@ impl Replies {
         let letter = Publish { exchange: self.topology.dead(), routing_key: String::new(), message };
         // A publish waits out an alarm, and the acks of what is recorded must not.
         match timeout(SET_ASIDE, self.publisher.publish(letter)).await {
-            Ok(Ok(())) => drop(delivery.ack().await),
+            Ok(Ok(())) => drop(delivery.ack()),
             refused => {
                 let error = refused.map_or_else(
                     |_| "no room at the broker".to_owned(),
@@ -253,7 +253,7 @@ impl Replies {
                 );
                 tracing::debug!(%error, "an unreadable reply stays in the queue for now");
                 sleep(PAUSE).await;
-                delivery.requeue().await;
+                delivery.requeue();
             }
         }
     }

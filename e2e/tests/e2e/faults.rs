@@ -48,7 +48,7 @@ async fn succeed(client: &Client, ids: &[String]) -> Result<()> {
 }
 
 /// One of a service's own metrics, without labels; 0 as long as it is not there.
-async fn metric(service: &Service, name: &str) -> Result<u64> {
+pub(crate) async fn metric(service: &Service, name: &str) -> Result<u64> {
     let metrics = e2e::client::http()?.get(service.url("/metrics")).send().await?.text().await?;
     let value = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     Ok(value.map_or(Ok(0), str::parse)?)
