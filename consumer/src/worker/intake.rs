@@ -182,7 +182,7 @@ async fn attempt(worker: &Arc<Worker>, key: &Key, task: &Task, message: &Message
         }
         Some(Entry::Now(pass)) => pass,
     };
-    let Ok(_slot) = worker.slots.acquire().await else { return Due::Requeue };
+    let Ok(slot) = worker.slots.acquire().await else { return Due::Requeue };
     if worker.stop.is_cancelled() {
         return Due::Requeue;
     }
@@ -194,7 +194,10 @@ async fn attempt(worker: &Arc<Worker>, key: &Key, task: &Task, message: &Message
         return due;
     }
     let run = Attempt { worker, key, origin: &origin, handler, place };
-    match run.run(pass).await {
+    let ran = run.run(pass).await;
+    // While its result is on its way another may run.
+    drop(slot);
+    match ran {
         Ok((outcome, started_at)) => {
             point(Point::RunEnded).await;
             let outcome = unless_stopping(outcome, worker.stop.is_cancelled());
