@@ -86,7 +86,7 @@ impl Replies {
         let Batch { mut deliveries, children, submissions, reports, lost, held, traced, mut unreadable, .. } = batch;
         let (children, reports) = (children.into(), reports.into());
         if bug(Bug::ReplyAckedBeforeCommit) {
-            settle(std::mem::take(&mut deliveries), &BTreeSet::new()).await;
+            settle(std::mem::take(&mut deliveries), &BTreeSet::new());
         }
         point(Point::RepliesReceived).await;
         let orphans = loop {
@@ -114,7 +114,7 @@ impl Replies {
             }
         }
         let kept = join_all(unreadable.into_iter().map(|(received, reason)| self.set_aside(received, reason))).await;
-        settle(deliveries, &kept.into_iter().filter_map(Result::err).collect()).await;
+        settle(deliveries, &kept.into_iter().filter_map(Result::err).collect());
     }
 
     /// Records the batch; answers which of the children have no parent in this store.
@@ -181,16 +181,11 @@ impl Replies {
 }
 
 /// Acks what is recorded; what is in `refused`, by place, comes again, and of a pack all of it.
-async fn settle(deliveries: Vec<Delivery>, refused: &BTreeSet<usize>) {
-    let mut last = None;
+fn settle(deliveries: Vec<Delivery>, refused: &BTreeSet<usize>) {
     for (place, delivery) in deliveries.into_iter().enumerate() {
-        if refused.contains(&place) {
-            delivery.requeue().await;
-        } else {
-            last = Some(delivery);
+        let settled = if refused.contains(&place) { delivery.requeue() } else { delivery.ack() };
+        if !settled {
+            tracing::debug!("the connection was lost before a reply was settled; it comes again");
         }
-    }
-    if let Some(last) = last {
-        last.ack_through().await;
     }
 }

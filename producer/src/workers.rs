@@ -102,7 +102,7 @@ impl Workers {
                 self.read(&delivery.message, Instant::now());
                 self.keep(&store).await;
             }
-            delivery.ack().await;
+            delivery.ack();
         }
     }
 

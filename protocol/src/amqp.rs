@@ -4,6 +4,7 @@
 //! and not returned, publishing and consuming use different connections, every await has a deadline, and a supervisor
 //! rebuilds connection, channel, topology, qos and consumer after any fault. lapin's own recovery stays off.
 
+mod acks;
 mod broker;
 mod connector;
 mod consumers;

@@ -45,7 +45,7 @@ impl Intake {
             if *delivery.queue == *self.worker.remote.queue() {
                 self.hear(delivery);
             } else if self.worker.stop.is_cancelled() {
-                settle(vec![delivery], Due::Requeue).await;
+                settle(vec![delivery], Due::Requeue);
             } else if self.worker.remote.is_paused(queue) {
                 self.worker.tracker.spawn(give_back(self.worker.clone(), delivery));
             } else if trace::is_tracer(&delivery.message) {
@@ -61,14 +61,14 @@ impl Intake {
         for revocation in self.worker.remote.hear(&delivery.message) {
             self.worker.runs.revoke(&revocation);
         }
-        self.worker.tracker.spawn(settle(vec![delivery], Due::Ack));
+        settle(vec![delivery], Due::Ack);
     }
 
     /// At once, however much there is to do: a tracer says that all before it is here.
     fn answer(&self, delivery: Delivery) {
         self.worker.settle.answer(&delivery.message);
         self.worker.traced.notify_one();
-        self.worker.tracker.spawn(settle(vec![delivery], Due::Ack));
+        settle(vec![delivery], Due::Ack);
     }
 
     fn take(&self, mut delivery: Delivery) {
@@ -104,7 +104,7 @@ impl Intake {
             Admission::Joined => tracing::debug!(task_id = %key.task_id, "delivered again while it runs"),
             Admission::Done(delivery) => {
                 tracing::debug!(task_id = %key.task_id, "delivered again after it was done");
-                self.worker.tracker.spawn(settle(vec![*delivery], Due::Ack));
+                settle(vec![*delivery], Due::Ack);
             }
         }
     }
@@ -116,7 +116,7 @@ async fn give_back(worker: Arc<Worker>, delivery: Delivery) {
     if worker.stop.run_until_cancelled(worker.remote.left(&queue)).await.is_none() {
         tracing::debug!(%queue, "the worker ends before the queue is left");
     }
-    settle(vec![delivery], Due::Requeue).await;
+    settle(vec![delivery], Due::Requeue);
 }
 
 /// One attempt from admission to ack.
@@ -124,7 +124,7 @@ async fn life(worker: Arc<Worker>, key: Key, task: Task, message: Message, queue
     let ending = Ending { worker: &worker, key: Some(&key) };
     let seen = worker.celery.received(&key, &task, &message, &queue);
     if bug(Bug::AckBeforeResult) {
-        settle(worker.runs.end(&key), Due::Ack).await;
+        settle(worker.runs.end(&key), Due::Ack);
     }
     let due = worker.abandon.run_until_cancelled(attempt(&worker, &key, &task, &message, &queue)).await;
     let Some(due) = due else { return };
@@ -133,7 +133,7 @@ async fn life(worker: Arc<Worker>, key: Key, task: Task, message: Message, queue
     }
     // Before its key is free for a copy that comes back.
     drop(seen);
-    settle(ending.end(), due).await;
+    settle(ending.end(), due);
 }
 
 /// Ends the run however its task ends: a key that stayed would swallow every redelivery.
@@ -182,7 +182,7 @@ async fn attempt(worker: &Arc<Worker>, key: &Key, task: &Task, message: &Message
         }
         Some(Entry::Now(pass)) => pass,
     };
-    let Ok(_slot) = worker.slots.acquire().await else { return Due::Requeue };
+    let Ok(slot) = worker.slots.acquire().await else { return Due::Requeue };
     if worker.stop.is_cancelled() {
         return Due::Requeue;
     }
@@ -194,7 +194,10 @@ async fn attempt(worker: &Arc<Worker>, key: &Key, task: &Task, message: &Message
         return due;
     }
     let run = Attempt { worker, key, origin: &origin, handler, place };
-    match run.run(pass).await {
+    let ran = run.run(pass).await;
+    // While its result is on its way another may run.
+    drop(slot);
+    match ran {
         Ok((outcome, started_at)) => {
             point(Point::RunEnded).await;
             let outcome = unless_stopping(outcome, worker.stop.is_cancelled());
@@ -283,7 +286,7 @@ async fn give_up_unread(
     let origin = Origin { task: &task, message: &message, queue: &queue };
     let followup = Followup::Disposed(Disposition::GiveUp(error), None);
     if let Some(due) = worker.abandon.run_until_cancelled(worker.settle.publish(&origin, followup)).await {
-        settle(vec![delivery], due).await;
+        settle(vec![delivery], due);
     }
 }
 

@@ -62,11 +62,11 @@ pub(super) enum Due {
 }
 
 /// Settles deliveries. Nothing else acks.
-pub(super) async fn settle(deliveries: Vec<Delivery>, due: Due) {
+pub(super) fn settle(deliveries: Vec<Delivery>, due: Due) {
     for delivery in deliveries {
         let settled = match due {
-            Due::Ack | Due::Forwarded => delivery.ack().await,
-            Due::Requeue => delivery.requeue().await,
+            Due::Ack | Due::Forwarded => delivery.ack(),
+            Due::Requeue => delivery.requeue(),
         };
         if !settled {
             tracing::debug!("the connection was lost before a delivery was settled; it comes again");

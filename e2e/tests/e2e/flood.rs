@@ -6,11 +6,12 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use e2e::broker::{Broker, Options};
+use e2e::broker::{Broker, Options, shared};
 use e2e::{Pair, load};
 use serde_json::json;
 
 use crate::faults::metric;
+use crate::life::SOON;
 use crate::rows;
 
 const TASKS: usize = 20_000;
@@ -48,5 +49,25 @@ async fn twenty_thousand_tasks_from_64_connections_all_end_once() -> Result<()> 
     assert_eq!(usize::try_from(rows::count(pair.store()).await?)?, TASKS);
     let sums = "state = 'SUCCESS' AND result ->> '$' = args ->> '$[0]' + 1";
     assert_eq!(usize::try_from(rows::count_of(pair.store(), sums).await?)?, TASKS);
+    let acks = metric(&pair.consumers[0], "errand_acks_total").await?;
+    writeln!(out, "{acks} acks for {TASKS} tasks")?;
+    assert!(usize::try_from(acks)? < TASKS / 2, "{acks} acks");
+    pair.stop().await
+}
+
+/// It holds one of two places in the prefetch: were the acks of those behind it held back, the second would not come.
+#[tokio::test]
+async fn a_task_that_runs_long_holds_back_no_ack_of_those_behind_it() -> Result<()> {
+    let pair = Pair::on(shared().await?).consumer_env("CONCURRENCY", "2").start().await?;
+    let client = pair.client();
+    let long = client.accepted(&json!({"task": "long_running_task", "args": [1, 300]})).await?;
+    client.await_state(&long, |task| task["state"] == "STARTED", SOON).await?;
+    for number in 0..8 {
+        let quick = client.accepted(&json!({"task": "echo", "args": [number]})).await?;
+        let ended = client.await_terminal(&quick, SOON).await?;
+        assert_eq!(ended["state"], "SUCCESS", "{ended:#}");
+    }
+    let running = client.get(&long).await?;
+    assert_eq!(running["state"], "STARTED", "{running:#}");
     pair.stop().await
 }

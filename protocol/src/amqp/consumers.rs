@@ -13,8 +13,10 @@ use futures_util::stream::{self, BoxStream, SelectAll};
 use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{FieldTable, ShortString};
 use lapin::{Channel, Connection};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use super::acks::Acks;
 use super::convert::short_string;
 use super::declare::declare_on;
 use super::fault::{Fault, within};
@@ -30,12 +32,14 @@ pub(super) struct Consumers {
     /// Consumers started so far.
     started: u32,
     channels: HashMap<String, Open>,
+    settlers: JoinSet<()>,
     /// What all of them receive. One that ends by itself is a fault, one that was cancelled just ends.
     pub(super) deliveries: SelectAll<BoxStream<'static, Result<Delivery, Fault>>>,
 }
 
 struct Open {
     channel: Channel,
+    acks: Arc<Acks>,
     consumer: Option<Running>,
 }
 
@@ -47,16 +51,17 @@ struct Running {
 impl Consumers {
     pub(super) fn new(connection: Connection, tag: &str) -> Self {
         let tag = tag.to_owned();
-        Self { connection, tag, started: 0, channels: HashMap::new(), deliveries: SelectAll::new() }
+        let (channels, settlers, deliveries) = (HashMap::new(), JoinSet::new(), SelectAll::new());
+        Self { connection, tag, started: 0, channels, settlers, deliveries }
     }
 
     /// Consumes a queue, unless it is consumed already. Each time under another tag: RabbitMQ 3.10 ends the connection with
     /// `INTERNAL_ERROR` when one comes back to a quorum queue while what it had before is unacked.
     pub(super) async fn start(&mut self, queue: &QueueSpec) -> Result<(), Fault> {
-        let channel = match self.channels.get(&queue.name) {
+        let (channel, acks) = match self.channels.get(&queue.name) {
             Some(Open { consumer: Some(_), .. }) => return Ok(()),
-            Some(Open { channel, .. }) => channel.clone(),
-            None => channel(&self.connection, queue).await?,
+            Some(Open { channel, acks, .. }) => (channel.clone(), acks.clone()),
+            None => self.open(queue).await?,
         };
         let (name, options) = (short_string(&queue.name)?, BasicConsumeOptions::default());
         let tag = short_string(&format!("{}-{}", self.tag, self.started))?;
@@ -65,11 +70,13 @@ impl Consumers {
         let consumer = within("basic.consume", DEADLINE, consume).await?;
         let cancelled = Arc::new(AtomicBool::new(false));
         let running = Running { tag: consumer.tag(), cancelled: cancelled.clone() };
-        self.channels.insert(queue.name.clone(), Open { channel, consumer: Some(running) });
+        let open = Open { channel, acks: acks.clone(), consumer: Some(running) };
+        self.channels.insert(queue.name.clone(), open);
         let (name, ended) = (Arc::<str>::from(queue.name.as_str()), queue.name.clone());
         let end = stream::once(async move { (!cancelled.load(Ordering::Relaxed)).then_some(ended) });
         let end = end.filter_map(ready).map(|queue| Err(Fault::ConsumerEnded { queue }));
-        let received = move |delivery: Result<_, lapin::Error>| Ok(Delivery::new(name.clone(), delivery?));
+        let received =
+            move |delivery: Result<_, lapin::Error>| Ok(Delivery::new(name.clone(), delivery?, acks.clone()));
         self.deliveries.push(consumer.map(received).chain(end).boxed());
         Ok(())
     }
@@ -101,14 +108,19 @@ impl Consumers {
         running.map(|(name, _)| name.clone()).collect()
     }
 
-    pub(super) async fn close(self) {
+    async fn open(&mut self, queue: &QueueSpec) -> Result<(Channel, Arc<Acks>), Fault> {
+        let channel = within("opening a channel", DEADLINE, self.connection.create_channel()).await?;
+        let qos = channel.basic_qos(queue.prefetch, BasicQosOptions::default());
+        within("basic.qos", DEADLINE, qos).await?;
+        let acks = Acks::of(&channel);
+        self.settlers.spawn(acks.clone().run(channel.clone()));
+        Ok((channel, acks))
+    }
+
+    /// Sends the acks that are due, and closes the connection.
+    pub(super) async fn close(mut self) {
+        self.channels.values().for_each(|open| open.acks.close());
+        let _ = timeout(CLOSE, async { while self.settlers.join_next().await.is_some() {} }).await;
         let _ = timeout(CLOSE, self.connection.close(200, "bye".into())).await;
     }
-}
-
-async fn channel(connection: &Connection, queue: &QueueSpec) -> Result<Channel, Fault> {
-    let channel = within("opening a channel", DEADLINE, connection.create_channel()).await?;
-    let qos = channel.basic_qos(queue.prefetch, BasicQosOptions::default());
-    within("basic.qos", DEADLINE, qos).await?;
-    Ok(channel)
 }

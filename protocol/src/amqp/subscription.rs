@@ -8,22 +8,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use lapin::options::{BasicAckOptions, BasicNackOptions};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
 
+use super::acks::{self, Acks, Settled, Tag};
 use super::broker::Broker;
 use super::consumers::Consumers;
 use super::convert::message;
 use super::declare::declare_on;
-use super::fault::{Fault, within};
+use super::fault::Fault;
 use super::link::{self, Link};
 use super::supervise::{Broken, Rebuild};
 use crate::message::Message;
 use crate::topology::Table;
 
-const DEADLINE: Duration = Duration::from_secs(10);
 /// How often the bindings of what is consumed are made again. Nothing tells of one that somebody deleted: its queue is
 /// just silent.
 const BIND_EVERY: Duration = Duration::from_secs(15);
@@ -58,42 +57,36 @@ pub struct Delivery {
     pub queue: Arc<str>,
     /// Whether the broker delivered it before.
     pub redelivered: bool,
-    acker: lapin::Acker,
+    tag: Tag,
+    acks: Arc<Acks>,
 }
 
 impl Delivery {
-    pub(super) fn new(queue: Arc<str>, delivery: lapin::message::Delivery) -> Self {
+    pub(super) fn new(queue: Arc<str>, delivery: lapin::message::Delivery, acks: Arc<Acks>) -> Self {
+        let tag = delivery.delivery_tag;
+        acks.received(tag);
         Self {
             message: message(&delivery.properties, delivery.data),
             queue,
             redelivered: delivery.redelivered,
-            acker: delivery.acker,
+            tag,
+            acks,
         }
     }
 
-    /// Acknowledges. `false` when the channel is gone, so that the message comes again: lapin reports that as success.
-    pub async fn ack(self) -> bool {
-        self.acknowledge(false).await
-    }
-
-    /// Acknowledges this delivery and all before it on its channel.
-    pub async fn ack_through(self) -> bool {
-        self.acknowledge(true).await
-    }
-
-    async fn acknowledge(self, multiple: bool) -> bool {
-        let acked = within("an ack", DEADLINE, self.acker.ack(BasicAckOptions { multiple })).await;
-        let done = matches!(acked, Ok(true));
-        if !done {
-            metrics::counter!("errand_stale_acks_total").increment(1);
+    /// Acknowledges: the ack is on its way when those before it are. `false` when the channel is gone, so that the message
+    /// comes again.
+    pub fn ack(self) -> bool {
+        let acked = self.acks.settle(self.tag, Settled::Acked);
+        if !acked {
+            acks::stale(1);
         }
-        done
+        acked
     }
 
     /// Gives the message back at once, for another worker.
-    pub async fn requeue(self) -> bool {
-        let options = BasicNackOptions { requeue: true, multiple: false };
-        matches!(within("a nack", DEADLINE, self.acker.nack(options)).await, Ok(true))
+    pub fn requeue(self) -> bool {
+        self.acks.settle(self.tag, Settled::Requeued)
     }
 }
 
