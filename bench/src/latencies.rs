@@ -12,11 +12,6 @@ impl Latencies {
         self.0.push(u32::try_from(latency.as_micros()).unwrap_or(u32::MAX));
     }
 
-    /// Takes those of another sample.
-    pub fn append(&mut self, mut other: Self) {
-        self.0.append(&mut other.0);
-    }
-
     /// p50, p99 and p99.9 in ms; `None` of nothing.
     #[must_use]
     pub fn percentiles(mut self) -> Option<[f64; 3]> {

@@ -5,6 +5,7 @@ mod driver;
 mod figures;
 mod latencies;
 mod meter;
+mod ratios;
 mod row;
 mod scenarios;
 mod stand;
@@ -14,6 +15,7 @@ use std::io::{Write, stdout};
 
 use clap::{Parser, ValueEnum};
 
+use crate::ratios::Ratios;
 use crate::row::HEAD;
 use crate::scenarios::{Scale, Scenario};
 
@@ -37,9 +39,15 @@ async fn main() -> anyhow::Result<()> {
     let Cli { scenarios, tasks, seconds } = Cli::parse();
     let scenarios = if scenarios.is_empty() { Scenario::value_variants().to_vec() } else { scenarios };
     let scale = Scale { tasks: tasks as usize, seconds };
-    writeln!(stdout(), "{HEAD}")?;
+    let (mut out, mut rows) = (stdout(), Vec::new());
+    writeln!(out, "{HEAD}")?;
     for scenario in scenarios {
-        scenario.run(scale, &mut |row| Ok(writeln!(stdout(), "{row}")?)).await?;
+        let row = |row| {
+            writeln!(out, "{row}")?;
+            rows.push(row);
+            Ok(())
+        };
+        scenario.run(scale, &mut { row }).await?;
     }
-    Ok(())
+    Ok(write!(out, "\n{}", Ratios { rows: &rows, floor: &[] })?)
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::Result;
-use e2e::procfs::family_cpu_time;
+use e2e::procfs::{cpu_time, family_cpu_time};
 
 /// The processes of a run: a name and all that go by it.
 pub type Processes = Vec<(String, Vec<u32>)>;
@@ -22,8 +22,9 @@ impl Meter {
     /// One of the processes is gone.
     pub fn read(processes: &Processes) -> Result<Self> {
         let pids = processes.iter().flat_map(|(_, pids)| pids);
-        let times = pids.map(|pid| Ok((*pid, family_cpu_time(*pid)?))).collect::<Result<_>>()?;
-        Ok(Self { times })
+        // The children of this process are the others.
+        let time = |pid| if pid == std::process::id() { cpu_time(pid) } else { family_cpu_time(pid) };
+        Ok(Self { times: pids.map(|pid| Ok((*pid, time(*pid)?))).collect::<Result<_>>()? })
     }
 
     /// What each has used since then, in µs divided by `parts`. One that was not there then has used all it has now.
