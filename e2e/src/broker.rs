@@ -24,7 +24,7 @@ pub use release::Release;
 pub use wire::{Answer, Login, Method, Wire};
 
 use crate::guard::Process;
-use crate::{config, until};
+use crate::{config, procfs, until};
 use layout::Layout;
 
 const READY: Duration = Duration::from_mins(1);
@@ -187,9 +187,15 @@ impl Broker {
         self.layout.dir()
     }
 
-    /// The CPU time of the node.
+    /// The node's process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.node.id()
+    }
+
+    /// The CPU time of the node and of the programs that it started.
     pub fn cpu_time(&self) -> Result<Duration> {
-        self.node.cpu_time()
+        procfs::family_cpu_time(self.pid())
     }
 
     /// Whether the node still runs.

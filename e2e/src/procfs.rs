@@ -5,23 +5,38 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use nix::time::ClockId;
+use nix::unistd::Pid;
 
 /// The unit of the times in `/proc/<pid>/stat`: 1/100 s on every Linux, whatever the kernel's own tick.
 const TICK: Duration = Duration::from_millis(10);
 
 /// The CPU time, user and system, of a process and of its children that have ended and were waited for.
+///
+/// Its own is the kernel's exact count; that of the children comes in ticks.
 pub fn cpu_time(pid: u32) -> Result<Duration> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let ticks = times(&stat).with_context(|| format!("unreadable: {stat}"))?;
-    Ok(TICK * ticks)
+    let ticks = children_times(&stat).with_context(|| format!("unreadable: {stat}"))?;
+    let own = ClockId::pid_cpu_clock_id(Pid::from_raw(pid.cast_signed()))?.now()?;
+    Ok(Duration::from(own) + TICK * ticks)
 }
 
-/// Fields 14 to 17. The second is the program's name in brackets, which may hold anything, so count from its end.
-fn times(stat: &str) -> Option<u32> {
+/// The same of a process and all that descends from it.
+pub fn family_cpu_time(pid: u32) -> Result<Duration> {
+    let mut sum = cpu_time(pid)?;
+    for child in children_of(pid)? {
+        // One that has ended meanwhile counts with its parent's.
+        sum += family_cpu_time(child).unwrap_or_default();
+    }
+    Ok(sum)
+}
+
+/// Fields 16 and 17. The second is the program's name in brackets, which may hold anything, so count from its end.
+fn children_times(stat: &str) -> Option<u32> {
     let after_name = &stat[stat.rfind(')')? + 1..];
     let fields: Vec<u32> =
-        after_name.split_whitespace().skip(11).take(4).map_while(|field| field.parse().ok()).collect();
-    (fields.len() == 4).then(|| fields.iter().sum())
+        after_name.split_whitespace().skip(13).take(2).map_while(|field| field.parse().ok()).collect();
+    (fields.len() == 2).then(|| fields.iter().sum())
 }
 
 /// The resident memory of a process in bytes.
@@ -102,7 +117,7 @@ mod tests {
     #[test]
     fn a_bracket_in_the_name_shifts_no_field() {
         let stat = "7 (a) b (c) S 1 7 7 0 -1 4194560 1 2 3 4 150 25 10 5 20 0 1 0 99";
-        assert_eq!(times(stat), Some(190));
+        assert_eq!(children_times(stat), Some(15));
         assert_eq!(state_and_parent(stat), Some(("S", 1)));
     }
 
@@ -112,6 +127,8 @@ mod tests {
         assert!(rss(pid).unwrap() > 100_000);
         // Not compared with each other: the kernel counts both roughly while threads come and go.
         assert!(peak_rss(pid).unwrap() > 100_000);
-        assert!(cpu_time(pid).unwrap() < Duration::from_hours(1));
+        let cpu = cpu_time(pid).unwrap();
+        assert!(cpu > Duration::ZERO && cpu < Duration::from_hours(1));
+        assert!(family_cpu_time(pid).unwrap() >= cpu);
     }
 }
