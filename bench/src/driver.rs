@@ -52,7 +52,7 @@ impl Submitted {
     /// Nothing yet, of so many tasks, from now on.
     #[must_use]
     pub fn nothing(tasks: usize) -> Self {
-        let (submits, results) = Default::default();
+        let (submits, results) = (Latencies::default(), Latencies::default());
         Self { ids: vec![String::new(); tasks], start: Instant::now(), elapsed: Duration::ZERO, submits, results }
     }
 }

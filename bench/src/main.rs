@@ -4,6 +4,7 @@ mod check;
 mod driver;
 mod figures;
 mod latencies;
+mod machine;
 mod meter;
 mod ratios;
 mod row;
@@ -40,14 +41,14 @@ async fn main() -> anyhow::Result<()> {
     let scenarios = if scenarios.is_empty() { Scenario::value_variants().to_vec() } else { scenarios };
     let scale = Scale { tasks: tasks as usize, seconds };
     let (mut out, mut rows) = (stdout(), Vec::new());
-    writeln!(out, "{HEAD}")?;
+    writeln!(out, "{}\n\n{HEAD}", machine::describe())?;
     for scenario in scenarios {
-        let row = |row| {
+        let mut show = |row| {
             writeln!(out, "{row}")?;
             rows.push(row);
             Ok(())
         };
-        scenario.run(scale, &mut { row }).await?;
+        scenario.run(scale, &mut show).await?;
     }
     Ok(write!(out, "\n{}", Ratios { rows: &rows, floor: &[] })?)
 }

@@ -12,7 +12,7 @@ use tokio::time::sleep;
 
 use crate::meter::Processes;
 
-/// Between two looks at the counts. A look costs the producer about 0.1 ms.
+/// Between two looks at the counts, which cost the producer something too.
 const LOOK: Duration = Duration::from_millis(25);
 /// How long nothing may end before the run is given up.
 const PATIENCE: Duration = Duration::from_mins(1);

@@ -102,7 +102,8 @@ fn read_head(head: &[u8]) -> Result<(u16, usize)> {
     let status = status.with_context(|| format!("no status line: {head:?}"))?;
     let mut fields = lines.filter_map(|line| line.split_once(':'));
     let length = fields.find(|(name, _)| name.eq_ignore_ascii_case("content-length"));
-    let length = length.and_then(|(_, value)| value.trim().parse().ok()).context("an answer without a content-length")?;
+    let length =
+        length.and_then(|(_, value)| value.trim().parse().ok()).context("an answer without a content-length")?;
     Ok((status, length))
 }
 
