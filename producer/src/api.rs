@@ -110,6 +110,27 @@ fn routes(config: &mut web::ServiceConfig) {
     let other =
         |allowed| web::to(move |request: HttpRequest| std::future::ready(method_not_allowed(&request, allowed)));
     config
+        // In the order of their use: each one ahead costs a match.
+        .service(
+            web::resource("/v1/tasks")
+                .route(web::post().to(submit::submit))
+                .route(get().to(list::list))
+                .default_service(other("GET, HEAD, POST")),
+        )
+        .service(
+            // A client may have chosen `batch` as an id: what it asks of that goes on to the next resource.
+            web::resource("/v1/tasks/batch")
+                .guard(guard::Not(guard::Any(guard::Get()).or(guard::Head()).or(guard::Delete())))
+                .route(web::post().to(batch::batch))
+                .default_service(other("POST")),
+        )
+        .service(
+            web::resource("/v1/tasks/{id}")
+                .wrap(from_fn(lean::lean))
+                .route(get().to(task::task))
+                .route(web::delete().to(forget::forget))
+                .default_service(other("GET, HEAD, DELETE")),
+        )
         .service(
             web::resource("/v1/tasks/{id}/revoke").route(web::post().to(revoke::revoke)).default_service(other("POST")),
         )
@@ -131,26 +152,6 @@ fn routes(config: &mut web::ServiceConfig) {
             web::resource("/v1/queues/{queue}/purge")
                 .route(web::post().to(pause::purge))
                 .default_service(other("POST")),
-        )
-        .service(
-            web::resource("/v1/tasks")
-                .route(web::post().to(submit::submit))
-                .route(get().to(list::list))
-                .default_service(other("GET, HEAD, POST")),
-        )
-        .service(
-            // A client may have chosen `batch` as an id: what it asks of that goes on to the next resource.
-            web::resource("/v1/tasks/batch")
-                .guard(guard::Not(guard::Any(guard::Get()).or(guard::Head()).or(guard::Delete())))
-                .route(web::post().to(batch::batch))
-                .default_service(other("POST")),
-        )
-        .service(
-            web::resource("/v1/tasks/{id}")
-                .wrap(from_fn(lean::lean))
-                .route(get().to(task::task))
-                .route(web::delete().to(forget::forget))
-                .default_service(other("GET, HEAD, DELETE")),
         )
         .service(
             web::resource("/v1/tasks/{id}/attempts").route(get().to(attempts::attempts)).default_service(other(READ)),
