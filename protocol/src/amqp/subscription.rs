@@ -4,10 +4,11 @@
 //! paused.
 
 use std::collections::BTreeSet;
+use std::iter;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
@@ -26,6 +27,9 @@ use crate::topology::Table;
 /// How often the bindings of what is consumed are made again. Nothing tells of one that somebody deleted: its queue is
 /// just silent.
 const BIND_EVERY: Duration = Duration::from_secs(15);
+
+/// Deliveries that are passed on before anything else is looked at.
+const TOGETHER: usize = 64;
 
 /// A queue to consume from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -236,9 +240,13 @@ impl SubscriptionTask {
                 }
                 delivery = consumers.deliveries.next() => delivery,
             };
-            let delivery = delivery.ok_or(Fault::Disconnected)??;
-            if self.deliveries.send(delivery).await.is_err() {
-                return Ok(());
+            // What came with it is passed on without looking at the rest in between.
+            let with_it = iter::from_fn(|| consumers.deliveries.next().now_or_never()).take(TOGETHER);
+            for delivery in iter::once(delivery).chain(with_it) {
+                let delivery = delivery.ok_or(Fault::Disconnected)??;
+                if self.deliveries.send(delivery).await.is_err() {
+                    return Ok(());
+                }
             }
         }
     }
