@@ -242,7 +242,7 @@ impl Replies {
         let letter = Publish { exchange: self.topology.dead(), routing_key: String::new(), message };
         // A publish waits out an alarm, and the acks of what is recorded must not.
         match timeout(SET_ASIDE, self.publisher.publish(letter)).await {
-            Ok(Ok(())) => drop(delivery.ack()),
+            Ok(Ok(())) => delivery.ack(),
             refused => {
                 let error = refused.map_or_else(
                     |_| "no room at the broker".to_owned(),

@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
 
-use super::acks::{self, Acks, Settled, Tag};
+use super::acks::{Acks, Settled, Tag};
 use super::broker::Broker;
 use super::consumers::Consumers;
 use super::convert::message;
@@ -78,28 +78,20 @@ impl Delivery {
         }
     }
 
-    /// Acknowledges: the ack is on its way when those before it are. `false` when the channel is gone, so that the message
-    /// comes again.
-    pub fn ack(self) -> bool {
-        self.acknowledge(Settled::Acked)
+    /// Acknowledges. The ack is on its way as soon as those before it are; one that is too late, since the channel is gone,
+    /// is counted, and the message comes again.
+    pub fn ack(self) {
+        self.acks.settle(self.tag, Settled::Acked);
     }
 
     /// Acknowledges this delivery and all before it on its channel.
-    pub fn ack_through(self) -> bool {
-        self.acknowledge(Settled::AckedThrough)
-    }
-
-    fn acknowledge(self, how: Settled) -> bool {
-        let acked = self.acks.settle(self.tag, how);
-        if !acked {
-            acks::stale(1);
-        }
-        acked
+    pub fn ack_through(self) {
+        self.acks.settle(self.tag, Settled::AckedThrough);
     }
 
     /// Gives the message back at once, for another worker.
-    pub fn requeue(self) -> bool {
-        self.acks.settle(self.tag, Settled::Requeued)
+    pub fn requeue(self) {
+        self.acks.settle(self.tag, Settled::Requeued);
     }
 }
 
