@@ -80,8 +80,8 @@ pub struct ContextControl {
 pub struct Submission {
     /// The child's id.
     pub task_id: String,
-    /// The call, checked.
-    pub signature: Signature,
+    /// The call, checked. Boxed: a run has room for some of them, and mostly none.
+    pub signature: Box<Signature>,
     /// What the handler waits for.
     pub done: oneshot::Sender<Result<(), SubmitError>>,
 }
@@ -170,7 +170,7 @@ impl Context {
         let task_id = signature.task_id.clone().unwrap_or_else(|| self.child_id(&signature));
         let gone = || SubmitError::Unavailable("the run has ended".to_owned());
         let (done, answer) = oneshot::channel();
-        let submission = Submission { task_id: task_id.clone(), signature, done };
+        let submission = Submission { task_id: task_id.clone(), signature: Box::new(signature), done };
         self.shared.submissions.send(submission).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())??;
         Ok(task_id)

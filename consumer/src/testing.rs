@@ -143,7 +143,7 @@ impl TestRun {
             tokio::select! {
                 ended = &mut run => return ended,
                 Some(submission) = submissions.recv() => {
-                    self.submitted.lock().unwrap_or_else(PoisonError::into_inner).push(submission.signature);
+                    self.submitted.lock().unwrap_or_else(PoisonError::into_inner).push(*submission.signature);
                     let _ = submission.done.send(Ok(()));
                 }
             }

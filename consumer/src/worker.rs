@@ -6,6 +6,7 @@ mod celery;
 pub(crate) mod child;
 mod children;
 mod clocks;
+mod counts;
 mod follow;
 mod gates;
 mod health;
@@ -37,6 +38,7 @@ use uuid::Uuid;
 
 use self::celery::Celery;
 use self::clocks::Clocks;
+use self::counts::Counts;
 use self::gates::Gates;
 use self::health::Health;
 use self::intake::Intake;
@@ -73,6 +75,7 @@ struct Worker {
     /// What Celery's tools are told.
     celery: Arc<Celery>,
     settle: Settle,
+    counts: Counts,
     /// A tracer was answered: who sent it wants to know what is here.
     traced: Notify,
     /// The runs, so that the end can wait for them.
@@ -169,6 +172,7 @@ impl Worker {
             config,
             registry,
             runs: Runs::default(),
+            counts: Counts::new(),
             traced: Notify::new(),
             tracker: TaskTracker::new(),
             stop: CancellationToken::new(),

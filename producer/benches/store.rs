@@ -130,13 +130,8 @@ fn tasks(count: usize) -> Vec<NewTask> {
 fn report(id: &String) -> Recorded {
     let result = RawValue::from_string(format!("\"{}\"", "x".repeat(98))).unwrap();
     let worker = Some("errand-1@host".to_owned());
-    let reply = Reply {
-        retries: Some(0),
-        seq: Some(0),
-        since: Some(NOW),
-        worker,
-        ..Reply::of(id, Report::Success(result))
-    };
+    let reply =
+        Reply { retries: Some(0), seq: Some(0), since: Some(NOW), worker, ..Reply::of(id, Report::Success(result)) };
     Recorded { reply, at: NOW + 1, redelivered: false }
 }
 

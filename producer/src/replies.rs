@@ -183,9 +183,6 @@ impl Replies {
 /// Acks what is recorded; what is in `refused`, by place, comes again, and of a pack all of it.
 fn settle(deliveries: Vec<Delivery>, refused: &BTreeSet<usize>) {
     for (place, delivery) in deliveries.into_iter().enumerate() {
-        let settled = if refused.contains(&place) { delivery.requeue() } else { delivery.ack() };
-        if !settled {
-            tracing::debug!("the connection was lost before a reply was settled; it comes again");
-        }
+        if refused.contains(&place) { delivery.requeue() } else { delivery.ack() }
     }
 }

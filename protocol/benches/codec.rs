@@ -53,7 +53,8 @@ fn codec(criterion: &mut Criterion) {
         group.bench_function(named("encode task"), |bench| bench.iter(|| black_box(&task).message()));
         group.bench_function(named("decode task"), |bench| bench.iter(|| Task::decode(black_box(&tasks)).unwrap()));
         group.bench_function(named("encode result"), |bench| bench.iter(|| black_box(&reply).encode(ID, true)));
-        group.bench_function(named("decode result"), |bench| bench.iter(|| Reply::decode(black_box(&replies)).unwrap()));
+        group
+            .bench_function(named("decode result"), |bench| bench.iter(|| Reply::decode(black_box(&replies)).unwrap()));
     }
     group.finish();
 }

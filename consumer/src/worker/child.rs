@@ -111,7 +111,7 @@ impl Apart {
                         FromChild::Ended(verdict) => return Ok(verdict),
                         FromChild::Submit(number, task_id, signature) => {
                             let (done, answer) = oneshot::channel();
-                            let submission = Submission { task_id, signature: *signature, done };
+                            let submission = Submission { task_id, signature, done };
                             submissions.push(pass_on(context.clone(), number, submission, answer));
                         }
                         FromChild::Progress(progress) => context.report(progress),

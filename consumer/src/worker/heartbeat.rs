@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use protocol::amqp::{Publish, Publisher};
-use protocol::heartbeat::{HEARTBEAT_INTERVAL, Heartbeat};
+use protocol::heartbeat::{HEARTBEAT_INTERVAL, Heartbeat, TaskType};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -19,6 +19,8 @@ pub(super) async fn run(worker: Arc<Worker>, publisher: Publisher, close: Cancel
     let mut ticks = interval(HEARTBEAT_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut stopping = false;
+    // Their schemas are made anew at each call.
+    let tasks = worker.registry.task_types();
     loop {
         let traced = async {
             worker.traced.notified().await;
@@ -31,18 +33,18 @@ pub(super) async fn run(worker: Arc<Worker>, publisher: Publisher, close: Cancel
             Ok(()) = link.changed() => {}
             () = traced => {}
         }
-        speak(&worker, &publisher, stopping);
+        speak(&worker, &publisher, &tasks, stopping);
     }
 }
 
-fn speak(worker: &Worker, publisher: &Publisher, stopping: bool) {
+fn speak(worker: &Worker, publisher: &Publisher, tasks: &[TaskType], stopping: bool) {
     let (running, cut) = worker.runs.running();
     let heartbeat = Heartbeat {
         worker: worker.config.worker_name.clone(),
         pid: std::process::id(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         queues: worker.config.queues.clone(),
-        tasks: worker.registry.task_types(),
+        tasks: tasks.to_vec(),
         concurrency: usize::from(worker.config.concurrency),
         running,
         cut,

@@ -72,7 +72,7 @@ impl Intake {
     }
 
     fn take(&self, mut delivery: Delivery) {
-        metrics::counter!("errand_deliveries_total").increment(1);
+        self.worker.counts.deliveries.increment(1);
         // The run keeps the message, the delivery only settles it: a redelivery brings nothing new.
         let mut message = std::mem::take(&mut delivery.message);
         let queue = self.worker.config.topology.queue_of(&delivery.queue).to_owned();
@@ -166,7 +166,9 @@ async fn attempt(worker: &Arc<Worker>, key: &Key, task: &Task, message: &Message
     if wait >= HOLD {
         return worker.settle.publish(&origin, Followup::Forward(wait)).await;
     }
-    tokio::time::sleep(wait).await;
+    if !wait.is_zero() {
+        tokio::time::sleep(wait).await;
+    }
     let handler = match handler_of(worker, task, worker.settle.now(task)) {
         Ok(handler) => handler,
         Err(outcome) => return dispose(worker, &origin, outcome, RetryPolicy::default(), None).await,

@@ -5,6 +5,7 @@
 
 use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
@@ -27,8 +28,8 @@ use crate::registry::CallError;
 /// A handler has this long to end after its hard limit before its thread counts as held.
 const HELD_AFTER: Duration = Duration::from_secs(1);
 
-/// A handler's call, from JSON to JSON.
-pub(super) type Call = BoxFuture<'static, Result<Box<RawValue>, CallError>>;
+/// What a handler's call comes to.
+type Called = Result<Box<RawValue>, CallError>;
 
 /// The threads of this worker's handlers.
 pub(super) struct Pools {
@@ -50,7 +51,7 @@ struct Pool {
 /// A call that was started.
 pub(super) enum Running {
     /// Among others, and whether it is being polled just now.
-    Among(AbortOnDropHandle<Result<Box<RawValue>, CallError>>, Arc<AtomicBool>),
+    Among(AbortOnDropHandle<Called>, Arc<AtomicBool>),
     /// On a thread; dropping the guard ends it at its next `await`.
     Thread(oneshot::Receiver<Outcome>, DropGuard),
 }
@@ -80,14 +81,14 @@ impl Pools {
     }
 
     /// Starts a call among the others.
-    pub(super) fn among(&self, mut call: Call, pass: Pass) -> Running {
+    pub(super) fn among(&self, mut call: impl Future<Output = Called> + Send + Unpin + 'static, pass: Pass) -> Running {
         let polled = Arc::new(AtomicBool::new(false));
         let flag = polled.clone();
         let call = async move {
             let _pass = pass;
             poll_fn(|cx| {
                 flag.store(true, Ordering::Relaxed);
-                let called = call.as_mut().poll(cx);
+                let called = Pin::new(&mut call).poll(cx);
                 flag.store(false, Ordering::Relaxed);
                 called
             })
@@ -100,7 +101,11 @@ impl Pools {
     ///
     /// # Errors
     /// The system has no thread for it.
-    pub(super) fn thread(&self, call: Call, pass: Pass) -> std::io::Result<Running> {
+    pub(super) fn thread(
+        &self,
+        call: impl Future<Output = Called> + Send + 'static,
+        pass: Pass,
+    ) -> std::io::Result<Running> {
         let (ended, outcome) = oneshot::channel();
         let cut = CancellationToken::new();
         let (runtime, token) = (self.runtime.clone(), cut.clone());
@@ -199,7 +204,7 @@ impl Running {
     }
 }
 
-fn outcome_of(called: Result<Box<RawValue>, CallError>) -> Outcome {
+fn outcome_of(called: Called) -> Outcome {
     match called {
         Ok(result) => Outcome::Returned(result),
         Err(error) => Outcome::Failed(error.into()),

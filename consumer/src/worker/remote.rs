@@ -145,7 +145,8 @@ impl Remote {
 
     /// Whether a queue, without the prefix, is not to be consumed.
     pub(super) fn is_paused(&self, queue: &str) -> bool {
-        self.steering.wanted.borrow().paused.contains(&self.topology.queue(queue))
+        let wanted = self.steering.wanted.borrow();
+        !wanted.paused.is_empty() && wanted.paused.contains(&self.topology.queue(queue))
     }
 
     /// Waits until a paused queue is not consumed any more, or paused no more: what goes back sooner would come here again.

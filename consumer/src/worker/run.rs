@@ -1,11 +1,13 @@
 //! Runs one attempt: its handler in its place, its time limits, its progress, its children. Panics end here.
 
 use std::convert::Infallible;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use futures_util::stream::poll_fn;
+use futures_util::future::BoxFuture;
+use futures_util::stream::{self, poll_fn};
+use futures_util::{FutureExt, StreamExt};
 use protocol::control::REVOKED;
 use protocol::reply::{Progress, Report};
 use protocol::task::Task;
@@ -18,7 +20,7 @@ use tracing::{Instrument, Span};
 use super::Worker;
 use super::child::{self, Apart, NoVerdict};
 use super::gates::{Pass, Place};
-use super::pools::GivenUp;
+use super::pools::{GivenUp, Running};
 use super::runs::Key;
 use super::settle::Origin;
 use crate::context::{Cancelled, Context, ContextParts, Submission};
@@ -44,6 +46,22 @@ pub(super) struct Attempt<'a> {
     pub(super) place: Place,
 }
 
+/// A call on its way.
+enum Call<'a> {
+    Apart(BoxFuture<'a, Result<Outcome, NoVerdict>>),
+    Here(Running),
+}
+
+impl Call<'_> {
+    /// How it ends. Cancel safe.
+    async fn ended(&mut self) -> Result<Outcome, NoVerdict> {
+        match self {
+            Self::Apart(run) => run.await,
+            Self::Here(running) => Ok(running.outcome().await),
+        }
+    }
+}
+
 /// How a run ended, and when it had started.
 pub(super) type Ran = Result<(Outcome, OffsetDateTime), NoVerdict>;
 
@@ -60,7 +78,7 @@ impl Attempt<'_> {
         let hard = task.time_limit.or(options.time_limit).unwrap_or(worker.config.time_limit);
         let hard = hard.min(worker.config.max_time_limit);
         let soft = task.soft_time_limit.or(options.soft_time_limit).map(|soft| soft.min(hard));
-        metrics::counter!("errand_runs_started_total").increment(1);
+        worker.counts.runs.increment(1);
         worker.celery.started(self.key, task, started_at);
         let (context, control, submissions) = Context::new(ContextParts {
             task_id: task.id.clone(),
@@ -74,42 +92,60 @@ impl Attempt<'_> {
         if worker.remote.revoked(task).is_some() {
             worker.runs.cancel(self.key, Cancelled::Revoked);
         }
+        let mut call = self.start(apart, &context, pass)?;
+        let mut submitted = pin!(submit(worker, self.origin, submissions));
+        // What looks after a run is made for one that is not quick.
+        let quick = ANNOUNCE_AFTER.min(soft.unwrap_or(hard));
         let ended = tokio::select! {
-            ended = self.call(apart, context, pass, hard) => ended,
-            never = announce(worker, task, progress, started_at) => match never {},
-            never = cancel_at(worker, self.key, soft.map(|soft| started + soft)) => match never {},
-            never = submit(worker, self.origin, submissions) => match never {},
+            biased;
+            ended = call.ended() => Some(ended),
+            never = &mut submitted => match never {},
+            () = sleep_until(started + quick) => None,
         };
-        metrics::histogram!("errand_run_seconds").record(started.elapsed().as_secs_f64());
+        let ended = if let Some(ended) = ended {
+            ended
+        } else {
+            tokio::select! {
+                ended = self.within_limits(call, &context, started, hard) => ended,
+                never = announce(worker, task, progress, started, started_at) => match never {},
+                never = cancel_at(worker, self.key, soft.map(|soft| started + soft)) => match never {},
+                never = submitted => match never {},
+            }
+        };
+        worker.counts.run_seconds.record(started.elapsed().as_secs_f64());
         Ok((ended?, started_at))
     }
 
-    async fn call(
+    fn start<'a>(&'a self, apart: Option<Apart>, context: &'a Context, pass: Pass) -> Result<Call<'a>, NoVerdict> {
+        let (pools, task) = (&self.worker.pools, self.origin.task);
+        if let Some(apart) = apart {
+            let run = async move {
+                let _pass = pass;
+                apart.run(task, context, self.resources()).await
+            };
+            return Ok(Call::Apart(run.boxed()));
+        }
+        let call = self.handler.clone().call(task.args.clone(), task.kwargs.clone(), context.clone());
+        let call = call.instrument(span(&task.id, &task.task, task.retries));
+        Ok(Call::Here(match self.place {
+            Place::Thread => pools.thread(call, pass)?,
+            Place::Among | Place::Apart => pools.among(call, pass),
+        }))
+    }
+
+    async fn within_limits(
         &self,
-        apart: Option<Apart>,
-        context: Context,
-        pass: Pass,
+        mut call: Call<'_>,
+        context: &Context,
+        started: Instant,
         hard: Duration,
     ) -> Result<Outcome, NoVerdict> {
         let (worker, task) = (self.worker, self.origin.task);
-        let over = over(context.clone(), hard);
-        if let Some(apart) = apart {
-            let _pass = pass;
-            return tokio::select! {
-                ended = apart.run(task, &context, self.resources()) => ended,
-                outcome = over => Ok(outcome),
-            };
-        }
-        let call = self.handler.clone().call(task.args.clone(), task.kwargs.clone(), context);
-        let call = Box::pin(call.instrument(span(&task.id, &task.task, task.retries)));
-        let mut running = match self.place {
-            Place::Thread => worker.pools.thread(call, pass)?,
-            Place::Among | Place::Apart => worker.pools.among(call, pass),
-        };
         let outcome = tokio::select! {
-            outcome = running.outcome() => return Ok(outcome),
-            outcome = over => outcome,
+            ended = call.ended() => return ended,
+            outcome = over(context, started, hard) => outcome,
         };
+        let Call::Here(running) = call else { return Ok(outcome) };
         // A blocking handler that looks ends now.
         worker.runs.cancel(self.key, Cancelled::SoftTimeLimit);
         match worker.pools.give_up(running, &task.task, &task.id).await {
@@ -127,13 +163,13 @@ impl Attempt<'_> {
 }
 
 /// When a run has no more time, and how it ends then: at its hard limit, or some time after it was revoked.
-async fn over(context: Context, hard: Duration) -> Outcome {
+async fn over(context: &Context, started: Instant, hard: Duration) -> Outcome {
     let revoked = async {
         context.cancelled_by(|reason| reason == Cancelled::Revoked).await;
         sleep(REVOKE_GRACE).await;
     };
     tokio::select! {
-        () = sleep(hard) => Outcome::TimeLimitExceeded(hard),
+        () = sleep_until(started + hard) => Outcome::TimeLimitExceeded(hard),
         () = revoked => Outcome::Revoked(REVOKED.to_owned()),
     }
 }
@@ -145,8 +181,11 @@ pub(super) fn span(task_id: &str, task: &str, attempt: u32) -> Span {
 
 /// Publishes the children that the handler submits.
 async fn submit(worker: &Worker, origin: &Origin<'_>, mut submissions: mpsc::Receiver<Submission>) -> Infallible {
-    let submissions = poll_fn(move |cx| submissions.poll_recv(cx));
-    submissions
+    // Most tasks have none.
+    let Some(first) = submissions.recv().await else { return std::future::pending().await };
+    let others = poll_fn(move |cx| submissions.poll_recv(cx));
+    stream::iter([first])
+        .chain(others)
         .for_each_concurrent(SUBMISSIONS, |submission| async {
             let Submission { task_id, signature, done } = submission;
             let _ = done.send(worker.settle.submit(origin, &task_id, &signature).await);
@@ -169,9 +208,10 @@ async fn announce(
     worker: &Worker,
     task: &Task,
     mut progress: watch::Receiver<Option<Progress>>,
+    started: Instant,
     started_at: OffsetDateTime,
 ) -> Infallible {
-    sleep(ANNOUNCE_AFTER).await;
+    sleep_until(started + ANNOUNCE_AFTER).await;
     let mut seq = seq_at(started_at);
     worker.settle.announce(task, Report::Started, seq, started_at);
     loop {

@@ -4,7 +4,7 @@
 //! runs comes again. One that was done while its ack could not be sent is acked when it comes again.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use protocol::heartbeat::{MAX_RUNNING, RunningTask};
 
@@ -16,7 +16,7 @@ use crate::context::{Cancelled, ContextControl};
 /// An attempt of a task.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Key {
-    pub(super) task_id: String,
+    pub(super) task_id: Arc<str>,
     attempt: u32,
     /// A client may use the id of a task that was forgotten for another one.
     since: Option<i64>,
@@ -24,7 +24,7 @@ pub(super) struct Key {
 
 impl Key {
     pub(super) fn of(task: &Task) -> Self {
-        Self { task_id: task.id.clone(), attempt: task.retries, since: task.since }
+        Self { task_id: task.id.as_str().into(), attempt: task.retries, since: task.since }
     }
 }
 
@@ -102,7 +102,7 @@ impl<D> Runs<D> {
     /// Asks every attempt of a revoked task to end.
     pub(super) fn revoke(&self, revocation: &Revocation) {
         let state = self.lock();
-        let is_revoked = |key: &Key| key.task_id == revocation.task_id && revocation.is_for(key.since);
+        let is_revoked = |key: &Key| *key.task_id == *revocation.task_id && revocation.is_for(key.since);
         for (_, run) in state.running.iter().filter(|(key, _)| is_revoked(key)) {
             if let Some(control) = &run.control {
                 control.cancel(Cancelled::Revoked);
@@ -141,7 +141,7 @@ impl<D> Runs<D> {
     pub(super) fn running(&self) -> (Vec<RunningTask>, bool) {
         let state = self.lock();
         let keys = state.running.keys().take(MAX_RUNNING);
-        let named = keys.map(|key| RunningTask { task_id: key.task_id.clone(), retries: key.attempt }).collect();
+        let named = keys.map(|key| RunningTask { task_id: key.task_id.to_string(), retries: key.attempt }).collect();
         (named, state.running.len() > MAX_RUNNING)
     }
 
@@ -160,7 +160,7 @@ mod tests {
     }
 
     fn key_of(task_id: &str, attempt: u32) -> Key {
-        Key { task_id: task_id.to_owned(), attempt, since: Some(7) }
+        Key { task_id: task_id.into(), attempt, since: Some(7) }
     }
 
     #[test]

@@ -64,12 +64,9 @@ pub(super) enum Due {
 /// Settles deliveries. Nothing else acks.
 pub(super) fn settle(deliveries: Vec<Delivery>, due: Due) {
     for delivery in deliveries {
-        let settled = match due {
+        match due {
             Due::Ack | Due::Forwarded => delivery.ack(),
             Due::Requeue => delivery.requeue(),
-        };
-        if !settled {
-            tracing::debug!("the connection was lost before a delivery was settled; it comes again");
         }
     }
 }

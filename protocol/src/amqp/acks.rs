@@ -44,15 +44,14 @@ impl Acks {
         self.lock().received(tag);
     }
 
-    /// Settles a delivery. `false` when nothing can be sent any more.
-    pub(super) fn settle(&self, tag: Tag, how: Settled) -> bool {
+    /// Settles a delivery; in vain when nothing can be sent any more.
+    pub(super) fn settle(&self, tag: Tag, how: Settled) {
         if self.closing.is_cancelled() || !self.status.connected() {
-            return false;
-        }
-        if self.lock().settle(tag, how) {
+            tracing::debug!(tag, ?how, "the channel was lost before a delivery was settled; it comes again");
+            stale(usize::from(how != Settled::Requeued));
+        } else if self.lock().settle(tag, how) {
             self.settled.notify_one();
         }
-        true
     }
 
     /// Lets [`run`](Self::run) end once all that was settled is sent.
@@ -79,7 +78,7 @@ impl Acks {
 }
 
 /// Counts an ack that is too late: its message comes again.
-pub(super) fn stale(count: usize) {
+fn stale(count: usize) {
     metrics::counter!("errand_stale_acks_total").increment(count as u64);
 }
 

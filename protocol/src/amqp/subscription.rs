@@ -4,15 +4,16 @@
 //! paused.
 
 use std::collections::BTreeSet;
+use std::iter;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
 
-use super::acks::{self, Acks, Settled, Tag};
+use super::acks::{Acks, Settled, Tag};
 use super::broker::Broker;
 use super::consumers::Consumers;
 use super::convert::message;
@@ -26,6 +27,9 @@ use crate::topology::Table;
 /// How often the bindings of what is consumed are made again. Nothing tells of one that somebody deleted: its queue is
 /// just silent.
 const BIND_EVERY: Duration = Duration::from_secs(15);
+
+/// Deliveries that are passed on before anything else is looked at.
+const TOGETHER: usize = 64;
 
 /// A queue to consume from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,19 +78,15 @@ impl Delivery {
         }
     }
 
-    /// Acknowledges: the ack is on its way when those before it are. `false` when the channel is gone, so that the message
-    /// comes again.
-    pub fn ack(self) -> bool {
-        let acked = self.acks.settle(self.tag, Settled::Acked);
-        if !acked {
-            acks::stale(1);
-        }
-        acked
+    /// Acknowledges. The ack is on its way as soon as those before it are; one that is too late, since the channel is gone,
+    /// is counted, and the message comes again.
+    pub fn ack(self) {
+        self.acks.settle(self.tag, Settled::Acked);
     }
 
     /// Gives the message back at once, for another worker.
-    pub fn requeue(self) -> bool {
-        self.acks.settle(self.tag, Settled::Requeued)
+    pub fn requeue(self) {
+        self.acks.settle(self.tag, Settled::Requeued);
     }
 }
 
@@ -227,9 +227,13 @@ impl SubscriptionTask {
                 }
                 delivery = consumers.deliveries.next() => delivery,
             };
-            let delivery = delivery.ok_or(Fault::Disconnected)??;
-            if self.deliveries.send(delivery).await.is_err() {
-                return Ok(());
+            // What came with it is passed on without looking at the rest in between.
+            let with_it = iter::from_fn(|| consumers.deliveries.next().now_or_never()).take(TOGETHER);
+            for delivery in iter::once(delivery).chain(with_it) {
+                let delivery = delivery.ok_or(Fault::Disconnected)??;
+                if self.deliveries.send(delivery).await.is_err() {
+                    return Ok(());
+                }
             }
         }
     }

@@ -95,9 +95,9 @@ impl Present {
     /// Those of the tasks of these ids that are here, by id, each with its stage.
     pub(super) fn of(&self, ids: &[String], worker: &str, exchange: &str) -> Value {
         let state = self.lock();
-        let tasks = state.tasks.iter().filter(|(key, _)| ids.contains(&key.task_id));
+        let tasks = state.tasks.iter().filter(|(key, _)| ids.iter().any(|id| **id == *key.task_id));
         let show = |entry: &Entry, id: &str| json!([entry.stage().name(), entry.show(id, worker, exchange)]);
-        tasks.map(|(key, entry)| (key.task_id.clone(), show(entry, &key.task_id))).collect()
+        tasks.map(|(key, entry)| (key.task_id.to_string(), show(entry, &key.task_id))).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

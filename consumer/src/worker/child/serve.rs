@@ -146,7 +146,7 @@ async fn speak(
             Some(Submission { task_id, signature, done }) = submitted.recv(), if answers.len() < SUBMISSIONS => {
                 number += 1;
                 answers.insert(number, done);
-                say(&mut sink, &FromChild::Submit(number, task_id, Box::new(signature))).await?;
+                say(&mut sink, &FromChild::Submit(number, task_id, signature)).await?;
             }
             latest = progress.next() => say(&mut sink, &FromChild::Progress(latest)).await?,
             Ok(verdict) = &mut verdict => {
