@@ -27,7 +27,8 @@ struct Page<'a> {
 
 #[derive(Deserialize)]
 struct Task<'a> {
-    task_id: &'a str,
+    #[serde(rename = "task_id")]
+    id: &'a str,
     state: &'a str,
     retries: u32,
     #[serde(borrow)]
@@ -53,7 +54,7 @@ pub async fn check(address: SocketAddr, work: Work, ids: &[String]) -> Result<La
         let answer = connection.send(&request("GET", &path, "", "")).await?;
         let page: Page = serde_json::from_slice(answer.body).with_context(|| format!("{path}: {}", answer.status))?;
         for task in page.tasks.iter().take(open.len()) {
-            let number = open.remove(task.task_id).with_context(|| format!("{} is nobody's task", task.task_id))?;
+            let number = open.remove(task.id).with_context(|| format!("{} is nobody's task", task.id))?;
             latencies.add(task.check(work, number)?);
         }
         let next = page.next_cursor.with_context(|| format!("{} accepted tasks are missing", open.len()));
@@ -64,8 +65,8 @@ pub async fn check(address: SocketAddr, work: Work, ids: &[String]) -> Result<La
 
 impl Task<'_> {
     fn check(&self, work: Work, number: usize) -> Result<Duration> {
-        let Self { task_id, state, retries, .. } = self;
-        ensure!(*state == "SUCCESS" && *retries == work.retries(), "{task_id} is {state} after {retries} retries");
+        let Self { id, state, retries, .. } = self;
+        ensure!(*state == "SUCCESS" && *retries == work.retries(), "{id} is {state} after {retries} retries");
         work.check(number, self.result.map_or("null", RawValue::get))?;
         let ended = humantime::parse_rfc3339(self.finished_at.context("it has ended at no time")?)?;
         // The clock may be set back meanwhile.

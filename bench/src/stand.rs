@@ -113,8 +113,8 @@ impl Stand {
 }
 
 async fn ended(connection: &mut Connection) -> Result<usize> {
-    let (status, stats) = connection.exchange("GET", "/v1/stats", "").await?;
-    ensure!(status == 200, "the counts are answered {status}: {stats}");
-    let count = |state: &str| stats[state].as_u64().with_context(|| format!("no {state} in {stats}"));
+    let (status, counts) = connection.exchange("GET", "/v1/stats", "").await?;
+    ensure!(status == 200, "the counts are answered {status}: {counts}");
+    let count = |state: &str| counts[state].as_u64().with_context(|| format!("no {state} in {counts}"));
     Ok((count("success")? + count("failure")? + count("revoked")?).try_into()?)
 }

@@ -60,7 +60,7 @@ impl Work {
                     && inner.bytes().skip(DIGITS).all(|byte| byte == b'x')
             }
         };
-        ensure!(is_right, "the result of task {number} is {:.100}", result);
+        ensure!(is_right, "the result of task {number} is {result:.100}");
         Ok(())
     }
 }

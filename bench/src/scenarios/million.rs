@@ -58,8 +58,8 @@ async fn fill(stand: &mut Stand) -> Result<()> {
     let originals = i64::try_from(ORIGINALS)?;
     let copies = ROWS - originals;
     // No text of a stranger's: the columns' own names.
-    let copied = sqlx::query(AssertSqlSafe(copy)).bind(copies).bind(originals).execute(&mut store).await?;
-    ensure!(copied.rows_affected() == u64::try_from(copies)?, "only {} rows were copied", copied.rows_affected());
+    let done = sqlx::query(AssertSqlSafe(copy)).bind(copies).bind(originals).execute(&mut store).await?;
+    ensure!(done.rows_affected() == u64::try_from(copies)?, "only {} rows were copied", done.rows_affected());
     sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(&mut store).await?;
     store.close().await?;
     stand.pair().restart_producer().await

@@ -33,7 +33,7 @@ pub(super) async fn run(stand: &Stand, name: &str, tasks: usize) -> Result<Row> 
         } else {
             let answer = connection.send(wait.nth(number)).await?;
             submitted.results.add(start.elapsed());
-            submitted.ids[number] = accepted(&answer, 200)?.to_owned();
+            accepted(&answer, 200)?.clone_into(&mut submitted.ids[number]);
         }
     }
     submitted.elapsed = submitted.start.elapsed();
