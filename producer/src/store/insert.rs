@@ -76,7 +76,7 @@ pub(super) async fn insert(
         });
         if placed.last() == Some(&Placed::Stored) {
             changes.clock |= task.is_scheduled() || task.expires.is_some();
-            changes.relay |= !task.is_scheduled();
+            changes.due |= !task.is_scheduled();
             changes.outstanding += i64::from(!task.is_scheduled());
         }
     }

@@ -159,7 +159,7 @@ pub(super) async fn record(
         let finished = update(connection, &ended).await?;
         counted += finished;
         changes.outstanding -= i64::try_from(finished).unwrap_or(i64::MAX);
-        changes.relay |= finished > 0 || !retried.is_empty();
+        changes.room |= finished > 0 || !retried.is_empty();
         look(connection, changes).await;
     }
     Ok(counted)
