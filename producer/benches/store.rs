@@ -31,7 +31,7 @@ impl Measurement for CpuTime {
     }
 
     fn end(&self, start: Duration) -> Duration {
-        self.start() - start
+        self.start().saturating_sub(start)
     }
 
     fn add(&self, one: &Duration, other: &Duration) -> Duration {

@@ -88,7 +88,7 @@ impl Reconciler {
     /// Looks until `stop`.
     pub async fn run(mut self, mut tracers: mpsc::Receiver<Tracer>, stop: CancellationToken) {
         metrics::counter!("errand_presumed_lost_total").increment(0);
-        let mut wakes = self.store.wake().relay.subscribe();
+        let mut wakes = self.store.wake().due.subscribe();
         while !stop.is_cancelled() {
             let planned = self.planned;
             let look = async {

@@ -1,6 +1,7 @@
 //! Publishes due rows: by priority, mandatory, confirmed, many in flight, at most a window of unfinished tasks a queue.
 //!
-//! Woken by the commit that made rows due or ended tasks; it looks by itself only at start. It never touches a state.
+//! Woken by the commit that made rows due, or when its window was full by the one that took tasks off the broker; it looks
+//! by itself only at start. It never touches a state.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -67,10 +68,12 @@ impl Relay {
 
     /// Publishes until `stop`, which is looked at between batches: what was confirmed is always marked.
     pub async fn run(mut self, stop: CancellationToken) {
-        let mut wakes = self.store.wake().relay.subscribe();
+        let mut due = self.store.wake().due.subscribe();
+        let mut room = self.store.wake().room.subscribe();
         let mut pauses = self.store.paused_queues();
         while stop.run_until_cancelled(self.publisher.ready()).await.is_some() {
-            wakes.mark_unchanged();
+            due.mark_unchanged();
+            room.mark_unchanged();
             pauses.mark_unchanged();
             let progress = self.publish_due(&stop).await.unwrap_or_else(|error| {
                 tracing::error!(queue = %self.route.queue, %error, "the relay cannot use the store");
@@ -80,7 +83,12 @@ impl Relay {
                 Progress::More => {}
                 Progress::Idle => tokio::select! {
                     () = stop.cancelled() => {}
-                    _ = wakes.changed() => {}
+                    _ = due.changed() => {}
+                    _ = pauses.changed() => {}
+                },
+                Progress::Full => tokio::select! {
+                    () = stop.cancelled() => {}
+                    _ = room.changed() => {}
                     _ = pauses.changed() => {}
                 },
                 Progress::Refused => {
@@ -100,7 +108,7 @@ impl Relay {
         }
         let room = self.window.saturating_sub(self.store.queued(&self.route.queue).await?).min(BATCH);
         if room == 0 {
-            return Ok(Progress::Idle);
+            return Ok(Progress::Full);
         }
         let due = self.store.take_due(&self.route.queue, room, BATCH_BYTES).await;
         self.held_back = due.is_err();
@@ -109,11 +117,14 @@ impl Relay {
             return Ok(Progress::Idle);
         }
         point(Point::RelayTaken).await;
+        let bytes: usize = due.iter().map(|task| task.args.get().len() + task.kwargs.get().len()).sum();
+        // Fewer than were asked for are all that there were. What became due or was revoked meanwhile has waked.
+        let all = due.len() < room as usize && bytes < BATCH_BYTES;
         let taken: Vec<String> = due.iter().map(|task| task.id.clone()).collect();
         let published = self.publish(due, stop).await;
         self.store.let_go(taken.iter()).await;
         self.held_back = matches!(published, Progress::Refused);
-        Ok(published)
+        Ok(if all && !self.held_back { Progress::Idle } else { published })
     }
 
     async fn publish(&self, due: Vec<DueTask>, stop: &CancellationToken) -> Progress {
@@ -196,8 +207,10 @@ fn envelope(task: &DueTask, route: &Route, reply_to: &str, origin: &str) -> Mess
 enum Progress {
     /// There may be more to publish at once.
     More,
-    /// Nothing to do before the next wake.
+    /// Nothing to do before rows become due.
     Idle,
+    /// Nothing to do before tasks leave the broker.
+    Full,
     /// The broker took not all of it.
     Refused,
 }

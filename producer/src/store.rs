@@ -6,6 +6,7 @@
 mod api_keys;
 mod attempts;
 mod batch;
+mod bulk;
 mod callbacks;
 mod children;
 mod column;
@@ -293,7 +294,7 @@ pub struct DueTask {
 }
 
 /// A task that the broker confirmed, and which of its publishes that was.
-#[derive(Debug, Clone, serde::Serialize)]
+#[derive(Debug, Clone)]
 pub struct Published(pub String, pub u32);
 
 /// Who has what was published.

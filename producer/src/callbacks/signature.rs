@@ -21,6 +21,7 @@ impl Secret {
     }
 
     /// As receivers are given it.
+    #[must_use]
     pub fn shown(&self) -> String {
         format!("whsec_{}", BASE64.encode(&self.0))
     }

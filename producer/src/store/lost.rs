@@ -61,7 +61,7 @@ pub(super) async fn put_back(
         counted += 1;
         attempts::lost(connection, &notice.task_id, now).await?;
         changes.clock = true;
-        changes.relay = true;
+        changes.room = true;
         let revoked: Option<String> = row.try_get("revoked")?;
         let revoked = revoked.map(|reason| Report::Revoked { reason });
         if let Some(report) = revoked.or(end_of(notice.reason, row.try_get("lost")?)) {

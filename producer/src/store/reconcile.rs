@@ -140,7 +140,8 @@ pub(super) async fn presume_lost(
     for (id, _) in &lost {
         attempts::lost(connection, id, *now).await?;
     }
-    changes.relay |= !lost.is_empty();
+    changes.due |= !lost.is_empty();
+    changes.room |= !lost.is_empty();
     changes.clock |= !lost.is_empty();
     let count = lost.len() as u64;
     let revoked = |(id, reason): (String, Option<String>)| {

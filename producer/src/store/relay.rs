@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use futures_util::TryStreamExt;
 use protocol::state::State;
-use sqlx::sqlite::SqliteRow;
-use sqlx::{Row, SqliteConnection};
+use sqlx::error::BoxDynError;
+use sqlx::sqlite::{SqliteArguments, SqliteRow};
+use sqlx::{Arguments, Row, SqliteConnection};
 
-use super::column::{from_json, json, parent, raw};
+use super::bulk::{Bulk, Parameters};
+use super::column::{from_json, parent, raw};
 use super::write::Write;
 use super::{DueTask, HandedTo, Published, Store, StoreError};
 
@@ -90,21 +92,37 @@ fn due_task(row: &SqliteRow) -> Result<DueTask, sqlx::Error> {
 
 /// A report or a notice that this very publish was lost may have come first. A report has set the stage already; a notice
 /// has counted the publish, and the row is left to it.
-const MARK: &str = "UPDATE tasks SET stage = iif(tasks.stage = 'waiting' AND ?2, 'queued', tasks.stage),
-        publishes = p.publish, heard_at = coalesce(?3, tasks.heard_at), alive_at = max(tasks.alive_at, ?4)
-    FROM (SELECT value ->> 0 AS id, value ->> 1 AS publish FROM json_each(?1)) AS p
-    WHERE tasks.id = p.id AND tasks.stage IN ('waiting', 'queued', 'retrying') AND tasks.publishes < p.publish";
+static MARK: Bulk = Bulk::new(
+    "WITH p (id, publish, confirmed, heard_at, alive_at) AS (VALUES {rows})
+    UPDATE tasks SET stage = iif(tasks.stage = 'waiting' AND p.confirmed, 'queued', tasks.stage),
+        publishes = p.publish, heard_at = coalesce(p.heard_at, tasks.heard_at),
+        alive_at = max(tasks.alive_at, p.alive_at)
+    FROM p WHERE tasks.id = p.id AND tasks.stage IN ('waiting', 'queued', 'retrying') AND tasks.publishes < p.publish",
+);
+
+impl Parameters for (&Published, HandedTo) {
+    const COLUMNS: usize = 5;
+
+    fn add_to(&self, parameters: &mut SqliteArguments) -> Result<(), BoxDynError> {
+        let (Published(id, publish), to) = self;
+        let (confirmed, heard_at, alive_at) = match *to {
+            HandedTo::Nobody => (false, None, 0),
+            HandedTo::Workers(at) => (true, None, at),
+            HandedTo::Celery(at) => (true, Some(at), at),
+        };
+        parameters.add(id)?;
+        parameters.add(publish)?;
+        parameters.add(confirmed)?;
+        parameters.add(heard_at)?;
+        parameters.add(alive_at)
+    }
+}
 
 pub(super) async fn mark(
     connection: &mut SqliteConnection,
     published: &[Published],
     to: HandedTo,
 ) -> Result<(), sqlx::Error> {
-    let (confirmed, heard_at, alive_at) = match to {
-        HandedTo::Nobody => (false, None, 0),
-        HandedTo::Workers(at) => (true, None, at),
-        HandedTo::Celery(at) => (true, Some(at), at),
-    };
-    let mark = sqlx::query(MARK).bind(json(&published)?).bind(confirmed).bind(heard_at).bind(alive_at);
-    mark.execute(connection).await.map(drop)
+    let rows: Vec<_> = published.iter().map(|published| (published, to)).collect();
+    MARK.execute(connection, &rows).await.map(drop)
 }

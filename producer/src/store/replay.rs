@@ -309,7 +309,7 @@ impl Again<'_> {
         for (id, stage) in &reopened {
             let is_due = stage == Stage::Waiting.name();
             changes.outstanding += i64::from(is_due);
-            changes.relay |= is_due;
+            changes.due |= is_due;
             changes.touched(id);
         }
         // By a time that is left, its own or that of its expiry.

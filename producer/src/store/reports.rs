@@ -6,13 +6,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use protocol::faults::{Bug, bug};
-use protocol::reply::{ErrorInfo, Progress, Reply, Report};
+use protocol::reply::{ErrorInfo, Reply, Report};
 use protocol::state::State;
 use protocol::timestamp::unix_ms;
 use protocol::trace;
-use serde_json::value::RawValue;
-use sqlx::SqliteConnection;
+use sqlx::error::BoxDynError;
+use sqlx::sqlite::SqliteArguments;
+use sqlx::{Arguments, Row as _, SqliteConnection};
 
+use super::bulk::{Bulk, Parameters};
 use super::column::json;
 use super::watch::look;
 use super::write::{Changes, Write};
@@ -30,22 +32,19 @@ impl Store {
     }
 }
 
-/// A report as the statement takes it.
-#[derive(serde::Serialize)]
+/// A report as the statements take it. JSON stands in the columns as it came.
 struct Row<'a> {
     id: &'a str,
     state: State,
     terminal: bool,
-    stage: &'static str,
-    rank: u8,
     retries: Option<u32>,
     seq: Option<u32>,
     redelivered: bool,
     since: Option<UnixMs>,
     worker: Option<&'a str>,
-    progress: Option<ProgressColumn<'a>>,
-    result: Option<&'a RawValue>,
-    error: Option<Cow<'a, ErrorInfo>>,
+    progress: Option<Cow<'a, str>>,
+    result: Option<&'a str>,
+    error: Option<String>,
     retry_at: Option<UnixMs>,
     started_at: Option<UnixMs>,
     finished_at: Option<UnixMs>,
@@ -53,12 +52,37 @@ struct Row<'a> {
     alive_at: UnixMs,
 }
 
-/// Progress, or what a worker reports in a state of its own.
-#[derive(serde::Serialize)]
-#[serde(untagged)]
-enum ProgressColumn<'a> {
-    Progress(&'a Progress),
-    Meta(&'a RawValue),
+/// The columns of [`Row`] as they are named in the statements.
+macro_rules! reported {
+    () => {
+        "WITH r (id, state, terminal, stage, rank, retries, seq, redelivered, since, worker, progress, result, error,
+        retry_at, started_at, finished_at, at, alive_at) AS (VALUES {rows}) "
+    };
+}
+
+impl Parameters for Row<'_> {
+    const COLUMNS: usize = 18;
+
+    fn add_to(&self, parameters: &mut SqliteArguments) -> Result<(), BoxDynError> {
+        parameters.add(self.id)?;
+        parameters.add(self.state.name())?;
+        parameters.add(self.terminal)?;
+        parameters.add(stage_of(self.state).name())?;
+        parameters.add(self.state.rank())?;
+        parameters.add(self.retries)?;
+        parameters.add(self.seq)?;
+        parameters.add(self.redelivered)?;
+        parameters.add(self.since)?;
+        parameters.add(self.worker)?;
+        parameters.add(self.progress.as_deref())?;
+        parameters.add(self.result)?;
+        parameters.add(self.error.as_deref())?;
+        parameters.add(self.retry_at)?;
+        parameters.add(self.started_at)?;
+        parameters.add(self.finished_at)?;
+        parameters.add(self.at)?;
+        parameters.add(self.alive_at)
+    }
 }
 
 /// The attempt that a report is of. A stock Celery worker's has none: it is of the one that is under way.
@@ -72,6 +96,7 @@ macro_rules! attempt {
 macro_rules! overwrite {
     () => {
         concat!(
+            reported!(),
             "UPDATE tasks SET state = r.state, rank = r.rank,
         stage = iif(r.terminal OR tasks.lost + tasks.replayed_from = 0 OR tasks.stage IN ('queued', 'retrying'),
             r.stage, tasks.stage),
@@ -83,15 +108,7 @@ macro_rules! overwrite {
         heard_at = iif(tasks.heard_at IS NULL AND r.retries IS NOT NULL, NULL, r.at),
         alive_at = max(tasks.alive_at, r.alive_at),
         started_at = coalesce(r.started_at, tasks.started_at), finished_at = r.finished_at
-    FROM (SELECT value ->> 'id' AS id, value ->> 'state' AS state, value ->> 'terminal' AS terminal,
-            value ->> 'stage' AS stage, value ->> 'rank' AS rank, value ->> 'retries' AS retries,
-            value ->> 'seq' AS seq, value ->> 'redelivered' AS redelivered, value ->> 'since' AS since,
-            value ->> 'worker' AS worker, nullif(value -> 'progress', 'null') AS progress,
-            iif(value ->> 'state' = 'SUCCESS', value -> 'result', NULL) AS result,
-            nullif(value -> 'error', 'null') AS error, value ->> 'retry_at' AS retry_at,
-            value ->> 'at' AS at, value ->> 'alive_at' AS alive_at, value ->> 'started_at' AS started_at, value ->> 'finished_at' AS finished_at
-        FROM json_each(?)) AS r
-    WHERE tasks.id = r.id"
+    FROM r WHERE tasks.id = r.id"
         )
     };
 }
@@ -120,9 +137,9 @@ macro_rules! record {
     };
 }
 
-const OVERWRITE: &str = overwrite!();
-const RECORD: &str = record!();
-const RECORD_AND_NAME: &str = concat!(record!(), " RETURNING tasks.id");
+static OVERWRITE: Bulk = Bulk::new(overwrite!());
+static RECORD: Bulk = Bulk::new(record!());
+static RECORD_AND_NAME: Bulk = Bulk::new(concat!(record!(), " RETURNING tasks.id"));
 
 /// Records the reports in rounds of at most one a task: one statement takes an arbitrary one of several matches.
 pub(super) async fn record(
@@ -131,7 +148,7 @@ pub(super) async fn record(
     changes: &mut Changes,
 ) -> Result<u64, sqlx::Error> {
     let mut counted = 0;
-    for round in rounds(reports) {
+    for round in rounds(reports)? {
         for row in &round {
             changes.touched(row.id);
         }
@@ -142,26 +159,21 @@ pub(super) async fn record(
         let finished = update(connection, &ended).await?;
         counted += finished;
         changes.outstanding -= i64::try_from(finished).unwrap_or(i64::MAX);
-        changes.relay |= finished > 0 || !retried.is_empty();
+        changes.room |= finished > 0 || !retried.is_empty();
         look(connection, changes).await;
     }
     Ok(counted)
 }
 
 async fn update(connection: &mut SqliteConnection, rows: &[Row<'_>]) -> Result<u64, sqlx::Error> {
-    if rows.is_empty() {
-        return Ok(0);
-    }
-    let statement = if bug(Bug::LastWriteWins) { OVERWRITE } else { RECORD };
-    Ok(sqlx::query(statement).bind(json(&rows)?).execute(connection).await?.rows_affected())
+    let statement = if bug(Bug::LastWriteWins) { &OVERWRITE } else { &RECORD };
+    Ok(statement.execute(connection, rows).await?.rows_affected())
 }
 
 /// Of what counted the attempts are kept.
 async fn retry(connection: &mut SqliteConnection, rows: &[Row<'_>]) -> Result<u64, sqlx::Error> {
-    if rows.is_empty() {
-        return Ok(0);
-    }
-    let ids: Vec<String> = sqlx::query_scalar(RECORD_AND_NAME).bind(json(&rows)?).fetch_all(&mut *connection).await?;
+    let named = RECORD_AND_NAME.fetch(connection, rows).await?;
+    let ids = named.iter().map(|row| row.try_get(0)).collect::<Result<Vec<String>, _>>()?;
     let ends: HashMap<&str, UnixMs> = rows.iter().map(|row| (row.id, row.at)).collect();
     let counted = ids.len() as u64;
     let ended: Vec<(&str, UnixMs)> = ids.iter().map(|id| (id.as_str(), ends[id.as_str()])).collect();
@@ -169,7 +181,7 @@ async fn retry(connection: &mut SqliteConnection, rows: &[Row<'_>]) -> Result<u6
     Ok(counted)
 }
 
-fn rounds(reports: &[Recorded]) -> Vec<Vec<Row<'_>>> {
+fn rounds(reports: &[Recorded]) -> Result<Vec<Vec<Row<'_>>>, sqlx::Error> {
     let mut rounds: Vec<Vec<Row<'_>>> = Vec::new();
     let mut seen: HashMap<&str, usize> = HashMap::new();
     for report in reports {
@@ -177,14 +189,14 @@ fn rounds(reports: &[Recorded]) -> Vec<Vec<Row<'_>>> {
         if rounds.len() == *round {
             rounds.push(Vec::new());
         }
-        rounds[*round].push(row(report));
+        rounds[*round].push(row(report)?);
         *round += 1;
     }
-    rounds
+    Ok(rounds)
 }
 
 /// Times are the store's: a worker's clock decides neither when a task ended nor when its result is forgotten.
-fn row(Recorded { reply, at, redelivered }: &Recorded) -> Row<'_> {
+fn row(Recorded { reply, at, redelivered }: &Recorded) -> Result<Row<'_>, sqlx::Error> {
     let state = reply.report.state();
     let terminal = state.is_terminal();
     let starts = matches!(reply.report, Report::Started);
@@ -192,8 +204,6 @@ fn row(Recorded { reply, at, redelivered }: &Recorded) -> Row<'_> {
         id: &reply.task_id,
         state,
         terminal,
-        stage: stage_of(state).name(),
-        rank: state.rank(),
         retries: reply.retries,
         seq: reply.seq,
         redelivered: *redelivered,
@@ -210,17 +220,18 @@ fn row(Recorded { reply, at, redelivered }: &Recorded) -> Row<'_> {
     };
     match &reply.report {
         Report::Started => {}
-        Report::Progress(progress) => row.progress = Some(ProgressColumn::Progress(progress)),
-        Report::Custom { meta, .. } => row.progress = Some(ProgressColumn::Meta(meta)),
+        Report::Progress(progress) => row.progress = Some(json(progress)?.into()),
+        // What says nothing leaves what was said before.
+        Report::Custom { meta, .. } => row.progress = Some(meta.get().into()).filter(|meta| meta != "null"),
         Report::Retry { error, eta } => {
-            row.error = Some(Cow::Borrowed(error));
+            row.error = Some(json(error)?);
             row.retry_at = eta.map(unix_ms);
         }
-        Report::Success(result) => row.result = Some(result),
-        Report::Failure(error) => row.error = Some(Cow::Borrowed(error)),
-        Report::Revoked { reason } => row.error = Some(Cow::Owned(revoked(reason.clone()))),
+        Report::Success(result) => row.result = Some(result.get()),
+        Report::Failure(error) => row.error = Some(json(error)?),
+        Report::Revoked { reason } => row.error = Some(json(&revoked(reason.clone()))?),
     }
-    row
+    Ok(row)
 }
 
 /// Until when the task is somewhere by this report. The wait that it tells is the broker's, an `eta` a worker's clock.

@@ -2,6 +2,7 @@
 
 mod api_keys;
 mod attempts;
+mod bulk;
 mod callbacks;
 mod children;
 mod control;
@@ -37,7 +38,7 @@ pub(crate) fn new_task(id: &str) -> NewTask {
         task: "add".to_owned(),
         queue: "default".to_owned(),
         priority: 0,
-        args: RawValue::from_string("[1, 2]".to_owned()).unwrap(),
+        args: RawValue::from_string("[1,2]".to_owned()).unwrap(),
         kwargs: RawValue::from_string("{}".to_owned()).unwrap(),
         retry: RetryOptions::default(),
         time_limit: None,

@@ -106,7 +106,7 @@ pub(super) async fn tick(
     expire(connection, now, changes).await?;
     let woken: Vec<i64> = sqlx::query_scalar(WAKE).bind(now).bind(CHUNK).fetch_all(connection).await?;
     changes.outstanding += woken.iter().sum::<i64>();
-    changes.relay |= !woken.is_empty();
+    changes.due |= !woken.is_empty();
     Ok(())
 }
 

@@ -98,8 +98,10 @@ impl Write {
 pub(super) struct Changes {
     /// Rows that became due or ended: the difference in due and unfinished rows.
     pub(super) outstanding: i64,
-    /// Rows for the relay, or room at the broker.
-    pub(super) relay: bool,
+    /// Rows for the relay.
+    pub(super) due: bool,
+    /// Room at the broker.
+    pub(super) room: bool,
     /// Rows with a time of their own.
     pub(super) clock: bool,
     /// Ids that were revoked, each with when, by reason.
@@ -125,7 +127,7 @@ impl Changes {
         };
         held.revocations += 1;
         // A relay that finds rows gone looks for others.
-        self.relay = true;
+        self.due = true;
         self.hand.insert(held)
     }
 

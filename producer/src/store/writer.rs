@@ -110,8 +110,11 @@ impl Writer {
     fn tell(&self, changes: &Changes) {
         self.outstanding.fetch_add(changes.outstanding, Ordering::Relaxed);
         self.control.tell(changes);
-        if changes.relay {
-            self.wake.relay.send_replace(());
+        if changes.due {
+            self.wake.due.send_replace(());
+        }
+        if changes.room {
+            self.wake.room.send_replace(());
         }
         if changes.clock {
             self.wake.clock.notify_one();

@@ -23,7 +23,7 @@ fn counted(children: u64, orphans: &[usize]) -> Counted {
 async fn a_child_is_there_when_its_parent_has_ended() {
     let (_dir, store) = store().await;
     store.insert(new_task("p")).await.unwrap();
-    let mut relay = store.wake().relay.subscribe();
+    let mut relay = store.wake().due.subscribe();
     relay.mark_unchanged();
     let later = Child { task: NewTask { eta: Some(NOW + 100), ..new_task("later") }, ..child("later", "p") };
     let reports = [reply("p", success("1"), Some(0), None), reply("c", Report::Started, Some(0), None)];
