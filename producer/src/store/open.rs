@@ -111,7 +111,8 @@ impl Store {
         let (mut connection, id) = connected?;
         let outstanding = Arc::new(AtomicI64::new(count_outstanding(&mut connection).await?));
         let control = Arc::new(Control::load(&mut connection).await?);
-        let readers = SqlitePoolOptions::new().max_connections(READERS).connect_with(options.read_only(true)).await?;
+        let readers = SqlitePoolOptions::new().max_connections(READERS).test_before_acquire(false);
+        let readers = readers.connect_with(options.read_only(true)).await?;
         let (writes, requests) = mpsc::channel(WRITE_QUEUE);
         let store = Self {
             readers,

@@ -60,6 +60,11 @@ impl Write {
         matches!(self, Self::Insert(_) | Self::Keyed(_) | Self::Batch(..))
     }
 
+    /// Whether it only says what was handed to the broker. Should that be forgotten, it is handed over again.
+    pub(super) fn is_mark(&self) -> bool {
+        matches!(self, Self::Published(..))
+    }
+
     /// Answers a request that was not run.
     pub(super) fn refuse(self, error: &StoreError) {
         let error = error.clone();

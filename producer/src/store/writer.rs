@@ -33,6 +33,14 @@ pub(super) struct Writer {
     called_back: Arc<AtomicBool>,
 }
 
+/// Begins a transaction that is on disk when it is committed.
+///
+/// IMMEDIATE: a deferred one that upgrades later is refused as busy at once, whatever the busy timeout.
+const BEGIN: &str = "PRAGMA synchronous = FULL; BEGIN IMMEDIATE";
+/// Begins one that a power failure may take back, since what it says is found out again. The next one to be on disk takes
+/// it along.
+const BEGIN_LAZILY: &str = "PRAGMA synchronous = NORMAL; BEGIN IMMEDIATE";
+
 /// Answers a request with the fate of its commit.
 type Answer = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
 
@@ -125,8 +133,6 @@ impl Writer {
     }
 
     /// Runs the group in one transaction. Every request's answer is queued for after the commit.
-    ///
-    /// IMMEDIATE: a deferred transaction that upgrades later is refused as busy at once, whatever the busy timeout.
     async fn transaction(
         &mut self,
         group: Vec<Write>,
@@ -134,7 +140,8 @@ impl Writer {
         answers: &mut Vec<Answer>,
     ) -> Result<(), StoreError> {
         let connection = &mut self.connection;
-        let mut failed = sqlx::query("BEGIN IMMEDIATE").execute(&mut *connection).await.err().map(StoreError::from);
+        let begin = if group.iter().all(Write::is_mark) { BEGIN_LAZILY } else { BEGIN };
+        let mut failed = sqlx::query(begin).execute(&mut *connection).await.err().map(StoreError::from);
         for write in merge_inserts(group) {
             if let Some(error) = &failed {
                 write.refuse(error);
