@@ -15,11 +15,13 @@ use crate::stand::Stand;
 use crate::work::Work;
 
 /// Bytes of a payload where nothing is said.
-const PAYLOAD: usize = 100;
+pub const PAYLOAD: usize = 100;
 
 /// A way to use the pair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Scenario {
+    /// What its parts cost with nothing of ours in them
+    Floor,
     /// One outstanding: the next task when the result of the one before is there
     Single,
     /// 500 a second for some seconds
@@ -101,6 +103,8 @@ impl Scenario {
             Self::Drain => flood::drain(&mut stand, &name, &flood(echo, 1, 256), out).await?,
             Self::Sse1000 => out(listeners::run(&stand, &name, (tasks / 10).max(1), 1_000).await?)?,
             Self::Million => million::run(&mut stand, &name, &flood(echo, 1, 256), out).await?,
+            // Nothing of the pair runs in it.
+            Self::Floor => {}
             Self::Idle => out(idle::run(&stand, &name, seconds).await?)?,
         }
         stand.end().await
