@@ -20,7 +20,7 @@ fn array_of(bytes: usize) -> Box<RawValue> {
 
 fn task<'a>(args: &'a RawValue, kwargs: &'a RawValue) -> TaskMessage<'a> {
     TaskMessage {
-        time_limit: Some(Duration::from_secs(60)),
+        time_limit: Some(Duration::from_mins(1)),
         reply_to: Some("errand.results.0123456789ab"),
         publish: Some(1),
         since: Some(now_ms()),
