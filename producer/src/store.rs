@@ -52,7 +52,7 @@ pub use depth::MAX_AHEAD;
 pub use forget::Forgotten;
 pub use keys::{Accepted, IdempotencyKey};
 pub use list::Filter;
-pub use open::Store;
+pub use open::{OpenError, Store};
 pub use quota::Excess;
 pub use reconcile::{Held, Unheard};
 pub use replay::{Bulk, Edit, Pace, Replay, Replayed, Route};
