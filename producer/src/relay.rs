@@ -193,6 +193,7 @@ fn envelope(task: &DueTask, route: &Route, reply_to: &str, origin: &str) -> Mess
         soft_time_limit: task.soft_time_limit.map(Duration::from_secs_f64),
         reply_to: Some(reply_to),
         packed_replies: !route.foreign,
+        terse: !route.foreign,
         retry: task.retry,
         publish: Some(task.publish),
         since: Some(task.since),

@@ -80,6 +80,9 @@ pub struct TaskMessage<'a> {
     pub headers: Option<&'a Headers>,
     /// What is to follow the task.
     pub embed: Option<&'a Embed>,
+    /// Leaves out Celery's headers that say nothing: null, empty, or what a reader assumes. A stock worker runs it all the same
+    /// (celery-wire A.5), and a broker, which reads the whole table of each message, has a fifth less to do.
+    pub terse: bool,
 }
 
 impl<'a> TaskMessage<'a> {
@@ -115,6 +118,7 @@ impl<'a> TaskMessage<'a> {
             stamps: None,
             headers: None,
             embed: None,
+            terse: false,
         }
     }
 
@@ -157,7 +161,11 @@ impl<'a> TaskMessage<'a> {
     fn headers(&self) -> Headers {
         let mut headers = self.headers.cloned().unwrap_or_default();
         headers.retain(|name, _| !name.starts_with("errand-") && !is_of_the_broker(name) && name != "compression");
-        let mut set = |name: &str, value: Value| headers.insert(name.to_owned(), value);
+        let mut set = |name: &str, value: Value| {
+            if !(self.terse && is_blank(&value)) {
+                headers.insert(name.to_owned(), value);
+            }
+        };
         set("lang", json!("rust"));
         set("task", json!(self.task));
         set("id", json!(self.id));
@@ -174,7 +182,7 @@ impl<'a> TaskMessage<'a> {
         set("kwargsrepr", json!(python_repr(self.kwargs, MAX_CHARS)));
         set("origin", json!(truncate(self.origin, MAX_ORIGIN_BYTES)));
         set("ignore_result", json!(self.ignore_result));
-        set("replaced_task_nesting", json!(0));
+        set("replaced_task_nesting", if self.terse { Value::Null } else { json!(0) });
         set("stamped_headers", self.stamps.map(|stamps| stamps.keys().cloned().collect()).unwrap_or_default());
         set("stamps", json!(self.stamps.cloned().unwrap_or_default()));
         if let Some(chosen) = self.retry.header() {
@@ -208,6 +216,16 @@ impl<'a> TaskMessage<'a> {
             part(|embed| embed.chord.as_deref()),
         );
         format!("[{}, {}, {embed}]", self.args, self.kwargs).into_bytes()
+    }
+}
+
+/// Whether a header's value is what its reader assumes without it.
+fn is_blank(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Array(items) => items.iter().all(Value::is_null),
+        Value::Object(members) => members.is_empty(),
+        _ => false,
     }
 }
 
@@ -247,10 +265,12 @@ mod tests {
             expires in prop::option::of(0..253_402_300_800_000_i64),
             (time_limit, soft_time_limit) in (any_limit(), any_limit()),
             (retry, reply_to, packed_replies) in (any_retry(), prop::option::of(any_text(60)), any::<bool>()),
+            terse: bool,
         ) {
             let expires = expires.and_then(timestamp::from_unix_ms);
             let sent = TaskMessage {
                 priority, retries, publish, since, expires, time_limit, soft_time_limit, retry, packed_replies,
+                terse,
                 reply_to: reply_to.as_deref(), origin: &origin, parent_id: parent.as_deref(),
                 ..TaskMessage::of(&id, &task, &args, &kwargs)
             };
