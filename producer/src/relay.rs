@@ -106,7 +106,7 @@ impl Relay {
         if self.store.paused_at(&self.route.queue).is_some() {
             return Ok(Progress::Idle);
         }
-        let room = self.window.saturating_sub(self.store.queued(&self.route.queue).await?).min(BATCH);
+        let room = self.room().await?;
         if room == 0 {
             return Ok(Progress::Full);
         }
@@ -125,6 +125,15 @@ impl Relay {
         self.store.let_go(taken.iter()).await;
         self.held_back = matches!(published, Progress::Refused);
         Ok(if all && !self.held_back { Progress::Idle } else { published })
+    }
+
+    /// How many rows the window takes now. It is counted only where it might be few: no more are queued than unfinished.
+    async fn room(&self) -> Result<u32, StoreError> {
+        let unfinished = u32::try_from(self.store.outstanding()).unwrap_or(u32::MAX);
+        if self.window.saturating_sub(unfinished) >= BATCH {
+            return Ok(BATCH);
+        }
+        Ok(self.window.saturating_sub(self.store.queued(&self.route.queue).await?).min(BATCH))
     }
 
     async fn publish(&self, due: Vec<DueTask>, stop: &CancellationToken) -> Progress {
