@@ -118,7 +118,7 @@ async fn the_checker_is_red_on_each_seeded_bug_and_green_without() -> Result<()>
             let broken = broken(&account);
             match rule {
                 Some(rule) => {
-                    assert!(broken.contains(rule) || is_seen_later(scene, *bug, rule).await?, "{bug:?} is not seen")
+                    assert!(broken.contains(rule) || is_seen_later(scene, *bug, rule).await?, "{bug:?} is not seen");
                 }
                 None => assert_eq!(broken, Vec::<&str>::new(), "{:?} {}", scene.faults, scene.held),
             }
