@@ -46,10 +46,11 @@ impl Acks {
 
     /// Settles a delivery; in vain when nothing can be sent any more.
     pub(super) fn settle(&self, tag: Tag, how: Settled) {
-        if self.closing.is_cancelled() || !self.status.connected() {
+        let mut ledger = self.lock();
+        if ledger.is_closed || !self.status.connected() {
             tracing::debug!(tag, ?how, "the channel was lost before a delivery was settled; it comes again");
             stale(usize::from(how != Settled::Requeued));
-        } else if self.lock().settle(tag, how) {
+        } else if ledger.settle(tag, how) {
             self.settled.notify_one();
         }
     }
@@ -67,7 +68,11 @@ impl Acks {
             closing = self.closing.run_until_cancelled(self.settled.notified()).await.is_none();
             // Confirms come many at once: whoever else was woken by them settles first.
             yield_now().await;
-            let frame = self.lock().gather();
+            let frame = {
+                let mut ledger = self.lock();
+                ledger.is_closed = closing;
+                ledger.gather()
+            };
             frame.send(&channel, &frames).await;
         }
     }
@@ -96,6 +101,8 @@ struct Ledger {
     unsettled: BTreeSet<Tag>,
     acked: Vec<Tag>,
     requeued: Vec<Tag>,
+    /// Nothing is sent any more.
+    is_closed: bool,
 }
 
 impl Ledger {

@@ -70,8 +70,9 @@ impl Consumers {
         let consumer = within("basic.consume", DEADLINE, consume).await?;
         let cancelled = Arc::new(AtomicBool::new(false));
         let running = Running { tag: consumer.tag(), cancelled: cancelled.clone() };
-        let open = Open { channel, acks: acks.clone(), consumer: Some(running) };
-        self.channels.insert(queue.name.clone(), open);
+        if let Some(open) = self.channels.get_mut(&queue.name) {
+            open.consumer = Some(running);
+        }
         let (name, ended) = (Arc::<str>::from(queue.name.as_str()), queue.name.clone());
         let end = stream::once(async move { (!cancelled.load(Ordering::Relaxed)).then_some(ended) });
         let end = end.filter_map(ready).map(|queue| Err(Fault::ConsumerEnded { queue }));
@@ -114,6 +115,9 @@ impl Consumers {
         within("basic.qos", DEADLINE, qos).await?;
         let acks = Acks::of(&channel);
         self.settlers.spawn(acks.clone().run(channel.clone()));
+        // At once, so that its settler ends with the connection also when the queue cannot be consumed.
+        let open = Open { channel: channel.clone(), acks: acks.clone(), consumer: None };
+        self.channels.insert(queue.name.clone(), open);
         Ok((channel, acks))
     }
 
