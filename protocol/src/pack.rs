@@ -13,7 +13,6 @@
 //! ```
 
 use std::borrow::Cow;
-use std::hash::Hash;
 
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +24,9 @@ pub const FORM: u32 = 1;
 pub const MAX_MEMBERS: usize = 256;
 /// Members are not larger together by [`size`]: what waits longer for its confirm costs more than it saves.
 pub const MAX_BYTES: usize = 256 * 1024;
+
+/// The longest short string (AMQP 0-9-1, 4.2.5.3).
+const MAX_ID_BYTES: usize = 255;
 
 /// What a member's line takes beside its headers.
 const LINE_BYTES: usize = 80;
@@ -38,6 +40,9 @@ pub enum PackFault {
     /// It has more than [`MAX_MEMBERS`].
     #[error("a pack of more than {MAX_MEMBERS} messages")]
     TooMany,
+    /// A member's correlation id is longer than AMQP's short strings, so that it could go nowhere by itself.
+    #[error("message {0} of a pack has a correlation id of more than {MAX_ID_BYTES} bytes")]
+    Id(usize),
     /// The line before a member is not what it should be.
     #[error("message {place} of a pack: {fault}")]
     Line {
@@ -65,7 +70,7 @@ struct Line<'a> {
 
 /// What messages must have in common to share a pack: all properties but headers and correlation id.
 #[must_use]
-pub fn common(properties: &Properties) -> impl Eq + Hash + '_ {
+pub fn common(properties: &Properties) -> impl Eq + '_ {
     let Properties { content_type, content_encoding, persistent, priority, reply_to, expiration, .. } = properties;
     (content_type, content_encoding, persistent, priority, reply_to, expiration)
 }
@@ -112,6 +117,9 @@ fn members(pack: &Message) -> Result<Vec<Message>, PackFault> {
         }
         let (line, body) = split_line(rest).ok_or(PackFault::Cut(place))?;
         let line: Line<'_> = serde_json::from_slice(line).map_err(|fault| PackFault::Line { place, fault })?;
+        if line.correlation_id.as_ref().is_some_and(|id| id.len() > MAX_ID_BYTES) {
+            return Err(PackFault::Id(place));
+        }
         let (body, after) = split_body(body, line.bytes).ok_or(PackFault::Cut(place))?;
         let (headers, correlation_id) = (line.headers.into_owned(), line.correlation_id.map(Cow::into_owned));
         let properties = Properties { headers, correlation_id, ..shared.clone() };
@@ -217,6 +225,8 @@ mod tests {
         let fault = |pack: &Message| unpack(pack).unwrap().unwrap_err().to_string();
         assert_eq!(fault(&hostile(&least.repeat(MAX_MEMBERS + 1))), "a pack of more than 256 messages");
         assert_eq!(fault(&hostile(b"{\"bytes\":1}\n\n")), "message 0 of a pack is cut short");
+        let long = format!("{{\"bytes\":0,\"correlation_id\":\"{}\"}}\n\n", "x".repeat(MAX_ID_BYTES + 1));
+        assert!(fault(&hostile(long.as_bytes())).ends_with("a correlation id of more than 255 bytes"));
         assert!(fault(&hostile(b"{}\n\n")).starts_with("message 0 of a pack: missing field `bytes`"));
         for form in [Value::Null, 0.into(), 2.into(), "1".into()] {
             let mut pack = hostile(b"");

@@ -41,29 +41,26 @@ impl Open {
     }
 }
 
-/// For each publish the number of its parcel, counted as they begin.
+/// For each publish the number of its parcel, counted as they begin. One at most is open for a place: what is awaited is
+/// overtaken by nothing that goes there after it, such as a child by its parent's end.
 fn numbers(window: &[Pending]) -> Vec<usize> {
-    let mut open: HashMap<_, Open> = HashMap::new();
+    let mut open = HashMap::new();
     let mut begun = 0;
     let mut numbers = Vec::with_capacity(window.len());
     for Pending { publish, done } in window {
-        let number = begun;
-        if !publish.packable || done.is_none() {
-            begun += 1;
-            numbers.push(number);
-            continue;
-        }
         let Publish { exchange, routing_key, message, .. } = &**publish;
-        let bytes = pack::size(message);
-        let place = (exchange, routing_key, pack::common(&message.properties));
-        let parcel = open.entry(place).or_insert(Open { number, members: 0, bytes: 0 });
-        if !parcel.takes(bytes) {
-            *parcel = Open { number, members: 0, bytes: 0 };
-        }
+        let (place, common, bytes) = ((exchange, routing_key), pack::common(&message.properties), pack::size(message));
+        let packable = publish.packable && done.is_some();
+        let before = open.remove(&place);
+        let joined = before.filter(|(of, parcel): &(_, Open)| packable && *of == common && parcel.takes(bytes));
+        let mut parcel = joined.map_or(Open { number: begun, members: 0, bytes: 0 }, |(_, parcel)| parcel);
         parcel.members += 1;
         parcel.bytes += bytes;
-        begun += usize::from(parcel.number == number);
+        begun += usize::from(parcel.number == begun);
         numbers.push(parcel.number);
+        if packable {
+            open.insert(place, (common, parcel));
+        }
     }
     numbers
 }
@@ -111,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn what_goes_to_the_same_place_shares_a_message_and_the_rest_goes_alone() {
+    fn what_goes_to_the_same_place_shares_a_message_and_overtakes_nothing_there() {
         let (transient, _) = publish("a", 1);
         let (single, _) = publish("a", 2);
         let (mut urgent, _) = publish("a", 3);
@@ -126,7 +123,7 @@ mod tests {
             publish("b", 21),
             publish("a", 12),
         ];
-        let expected = [(vec![1], 0), (vec![10, 11, 12], 3), (vec![2], 1), (vec![20, 21], 2), (vec![3], 1)];
+        let expected = [(vec![1], 0), (vec![10], 1), (vec![2], 1), (vec![20, 21], 2), (vec![3], 1), (vec![11, 12], 2)];
         assert_eq!(parcels_of(window), expected);
     }
 
