@@ -144,6 +144,8 @@ fn spawn() -> std::io::Result<(Process, UnixStream)> {
     command.args(arguments).arg("child");
     // It talks to nobody but the worker.
     command.env_remove("AMQP_URL").env_remove("AMQP_URL_FILE");
+    // What its allocator keeps would count as its task's.
+    command.env("_RJEM_MALLOC_CONF", "retain:false");
     let child = command.stdin(Stdio::from(OwnedFd::from(theirs))).kill_on_drop(true).spawn()?;
     let group = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
     Ok((Process { group, child }, UnixStream::from_std(ours)?))
