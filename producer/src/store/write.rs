@@ -60,9 +60,10 @@ impl Write {
         matches!(self, Self::Insert(_) | Self::Keyed(_) | Self::Batch(..))
     }
 
-    /// Whether it only says what was handed to the broker. Should that be forgotten, it is handed over again.
+    /// Whether it only says what our workers' queues have. Should that be forgotten, it is handed over again, and the second
+    /// copy joins the run of the first; a Celery worker would run both.
     pub(super) fn is_mark(&self) -> bool {
-        matches!(self, Self::Published(..))
+        matches!(self, Self::Published(_, HandedTo::Workers(_), _))
     }
 
     /// Answers a request that was not run.
