@@ -16,7 +16,7 @@ use protocol::topology::Topology;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use crate::store::{DueTask, HandedTo, Published, Store, StoreError};
+use crate::store::{DueTask, HandedTo, Published, Store, StoreError, Taken};
 use crate::workers::Workers;
 
 /// Rows that are published together.
@@ -112,19 +112,17 @@ impl Relay {
         }
         let due = self.store.take_due(&self.route.queue, room, BATCH_BYTES).await;
         self.held_back = due.is_err();
-        let due = due?;
-        if due.is_empty() {
+        let Taken { tasks: due, is_all } = due?;
+        if due.is_empty() && is_all {
             return Ok(Progress::Idle);
         }
         point(Point::RelayTaken).await;
-        let bytes: usize = due.iter().map(|task| task.args.get().len() + task.kwargs.get().len()).sum();
-        // Fewer than were asked for are all that there were. What became due or was revoked meanwhile has waked.
-        let all = due.len() < room as usize && bytes < BATCH_BYTES;
         let taken: Vec<String> = due.iter().map(|task| task.id.clone()).collect();
         let published = self.publish(due, stop).await;
         self.store.let_go(taken.iter()).await;
         self.held_back = matches!(published, Progress::Refused);
-        Ok(if all && !self.held_back { Progress::Idle } else { published })
+        // What became due or was revoked meanwhile has waked.
+        Ok(if is_all && !self.held_back { Progress::Idle } else { published })
     }
 
     /// How many rows the window takes now. It is counted only where it might be few: no more are queued than unfinished.

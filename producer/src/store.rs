@@ -293,6 +293,15 @@ pub struct DueTask {
     pub since: UnixMs,
 }
 
+/// What a relay has in its hands.
+#[derive(Debug)]
+pub struct Taken {
+    /// In the order in which they are to be published.
+    pub tasks: Vec<DueTask>,
+    /// Whether no more waited when these were read.
+    pub is_all: bool,
+}
+
 /// A task that the broker confirmed, and which of its publishes that was.
 #[derive(Debug, Clone)]
 pub struct Published(pub String, pub u32);

@@ -13,7 +13,7 @@ use tokio::sync::{Mutex, Notify, watch};
 
 use super::column::json;
 use super::write::{Changes, Write};
-use super::{DueTask, Store, StoreError, UnixMs};
+use super::{Store, StoreError, Taken, UnixMs};
 
 /// Revoked ids that wait to be told, at most. What is beyond is told with all the rest within the hour.
 const MAX_UNTOLD: usize = 200_000;
@@ -78,9 +78,11 @@ impl Store {
     ///
     /// # Errors
     /// The database failed.
-    pub async fn take_due(&self, queue: &str, limit: u32, max_bytes: usize) -> Result<Vec<DueTask>, StoreError> {
+    pub async fn take_due(&self, queue: &str, limit: u32, max_bytes: usize) -> Result<Taken, StoreError> {
         let before = self.control.hand.lock().await.revocations;
         let mut due = self.due(queue, limit, max_bytes).await?;
+        let bytes: usize = due.iter().map(|task| task.args.get().len() + task.kwargs.get().len()).sum();
+        let is_all = due.len() < limit as usize && bytes < max_bytes;
         let ids: Vec<String> = due.iter().map(|task| task.id.clone()).collect();
         let revocations = {
             let mut hand = self.control.hand.lock().await;
@@ -95,7 +97,7 @@ impl Store {
             due.retain(|task| still.contains(&task.id));
             waiting?;
         }
-        Ok(due)
+        Ok(Taken { tasks: due, is_all })
     }
 
     /// Which of these still wait for the relay. One that was revoked in its hands is among them: whoever revoked it was

@@ -46,7 +46,7 @@ async fn what_is_revoked_in_the_relays_hands_is_not_published_again() {
     let (_dir, store) = store().await;
     store.insert(fresh("a")).await.unwrap();
     store.insert(fresh("b")).await.unwrap();
-    let taken = store.take_due("default", 10, usize::MAX).await.unwrap();
+    let taken = store.take_due("default", 10, usize::MAX).await.unwrap().tasks;
     assert_eq!(taken.len(), 2);
     assert_eq!(store.revoke("a", &Whose::Anybody, now()).await.unwrap(), Revocation::Told);
     store.end_revoked(now()).await.unwrap();
@@ -131,7 +131,7 @@ async fn a_large_purge_goes_in_chunks_and_misses_none() {
 async fn what_a_relay_held_during_a_purge_and_could_not_publish_is_purged_too() {
     let (_dir, store) = store().await;
     store.insert(fresh("a")).await.unwrap();
-    let taken = store.take_due("default", 10, usize::MAX).await.unwrap();
+    let taken = store.take_due("default", 10, usize::MAX).await.unwrap().tasks;
     assert_eq!(store.purge("default", now()).await.unwrap(), Purged { purged: 1, at_broker: 1 });
     store.let_go(taken.iter().map(|task| &task.id)).await;
     assert!(store.due("default", 10, usize::MAX).await.unwrap().is_empty());

@@ -36,7 +36,7 @@ async fn what_is_said_of_another_life_counts_for_nothing() {
     let (_dir, store) = store().await;
     failed(&store, new_task("a")).await;
     store.replay(of("a", Route::Task)).await.unwrap();
-    let due = store.take_due("default", 10, usize::MAX).await.unwrap();
+    let due = store.take_due("default", 10, usize::MAX).await.unwrap().tasks;
     publish(&store, "a", due[0].publish).await;
     let said = |since| {
         let Recorded { reply, at, .. } = reply("a", success("7"), Some(1), None);
@@ -65,7 +65,7 @@ async fn a_replayed_task_is_reached_by_nothing_of_its_life_before() {
         assert_eq!(record(&store, late.into()).await.unwrap(), 0, "{state}");
     }
     assert_eq!(store.prune(NOW + 1_000_000).await.unwrap(), 0, "it has not ended");
-    let due = store.take_due("default", 10, usize::MAX).await.unwrap();
+    let due = store.take_due("default", 10, usize::MAX).await.unwrap().tasks;
     assert_eq!((due[0].retries, due[0].publish, due[0].since), (1, 3, NOW + 100));
     publish(&store, "a", 3).await;
     record(&store, [reply("a", success("7"), Some(1), None)].into()).await.unwrap();
@@ -123,7 +123,7 @@ async fn what_was_revoked_is_alive_since_later_and_is_told_no_more() {
     store.revoke("a", &Whose::Anybody, NOW + 5_000).await.unwrap();
     record(&store, [reply("a", report_of(State::Revoked), Some(0), None)].into()).await.unwrap();
     assert_eq!(store.replay(of("a", Route::Task)).await.unwrap(), Replayed::Done);
-    assert_eq!(store.take_due("default", 10, usize::MAX).await.unwrap()[0].since, NOW + 5_001);
+    assert_eq!(store.take_due("default", 10, usize::MAX).await.unwrap().tasks[0].since, NOW + 5_001);
     assert_eq!((store.revoked_before(i64::MAX).await.unwrap().len(), row(&store, "a").await.revoked_at), (0, None));
 }
 
